@@ -1,0 +1,1 @@
+"""The loop: it knows no method, no simulator and no file format of others."""
