@@ -1,0 +1,1 @@
+"""Networks that map observations to actions and values."""
