@@ -47,7 +47,8 @@ class Phase:
         collector: makes experience, or None for offline phases.
         updates_per_step: updates owed per collected step (the remainder carries over); a phase
             without a collector makes one update per trainer step.
-        start_after: first update only once this many steps were collected in the phase.
+        start_after: no update is owed until more than this many steps were collected in the phase.
+        start_rows: nor until the source holds this many rows.
         policy: who acts while collecting; the learner's own policy if None.
         on_enter: called once as the phase begins (not on resume): freeze, reset, hand over.
         eval_every: evaluate each time `until.counter` has grown by this much; 0 means never.
@@ -61,6 +62,7 @@ class Phase:
     collector: Collector | None = None
     updates_per_step: Fraction = Fraction(1)
     start_after: int = 0
+    start_rows: int = 0
     policy: Policy | None = None
     on_enter: Callable[[Trainer], None] | None = None
     eval_every: int = 0

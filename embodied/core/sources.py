@@ -131,8 +131,6 @@ class MixSource:
         ratio = self.offline_ratio
         if ratio is None:
             ratio = len(self.offline) / (len(self.offline) + len(self.online))
-        if len(self.online) == 0:
-            ratio = 1.0
         steps = torch.floor(torch.arange(n + 1, dtype=torch.float64) * ratio + 1e-9).long()
         is_offline = steps[1:] > steps[:-1]
         n_offline = int(steps[-1])

@@ -243,7 +243,10 @@ class Trainer:
             self.counters.episodes += 1
             self._recent.append(episode["success"])
             self.metrics.add({f"episode/{k}": v for k, v in episode.items()})
-        if self.counters.env_steps - self.phase_start.env_steps > phase.start_after:
+        collected = self.counters.env_steps - self.phase_start.env_steps
+        if collected > phase.start_after and (
+            phase.start_rows == 0 or len(phase.source) >= phase.start_rows
+        ):
             self.debt += phase.updates_per_step * rollout.steps
         if bad.any():
             self._count_drops(int(bad.sum()), "an observation or reward was not finite")

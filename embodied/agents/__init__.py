@@ -1,0 +1,1 @@
+"""Robot-learning methods, one file each; `actor_critic.py` is what their family shares."""

@@ -1,0 +1,103 @@
+"""What CQL, Cal-QL and IQL share: offline updates, then fine-tuning with or without the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from embodied.core.phase import Phase, Recipe, Until
+from embodied.core.sources import MixSource
+from embodied.core.task import RobotTask
+from embodied.core.trainer import Trainer
+from embodied.core.types import Learner
+
+PROBE_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineOnlineConfig:
+    """How long each phase lasts and what happens to the data between them.
+
+    Attributes:
+        offline_updates: updates on the offline data; 0 skips the phase.
+        online_steps: environment steps of fine-tuning afterwards; 0 stops after the offline phase.
+        online_utd: critic steps per environment step while fine-tuning.
+        offline_ratio: share of offline rows in online batches; 0 retains nothing, -1 takes the
+            share the offline data has of all rows (as if it had been appended to the buffer).
+        capacity: rows of the replay buffer.
+        wait_steps: environment steps collected before the first online update.
+        eval_every: environment steps between evaluations online; 0 evaluates at phase ends only.
+    """
+
+    offline_updates: int = 250_000
+    online_steps: int = 0
+    online_utd: int = 1
+    offline_ratio: float = 0.5
+    capacity: int = 1_000_000
+    wait_steps: int = 256
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.offline_ratio != -1 and not 0 <= self.offline_ratio <= 1:
+            raise ValueError(f"offline_ratio must be -1 or in [0, 1], got {self.offline_ratio}")
+        super_check = getattr(super(), "__post_init__", None)
+        if super_check is not None:
+            super_check()
+
+
+def offline_online(
+    config: OfflineOnlineConfig,
+    task: RobotTask,
+    learner: Learner,
+    *,
+    returns_discount: float | None = None,
+) -> Recipe:
+    """Offline phase, then online phase with the same learner and objective.
+
+    Args:
+        config: lengths and retention.
+        task: environments and data.
+        learner: trained in both phases, one critic step per update.
+        returns_discount: also provide Monte-Carlo returns; online batches then come from finished
+            episodes only.
+    """
+    offline = task.offline(returns_discount)
+
+    def enter_offline(trainer: Trainer) -> None:
+        trainer.set_probe("offline", offline.next(PROBE_ROWS))
+
+    phases = []
+    if config.offline_updates:
+        phases.append(
+            Phase(
+                "offline",
+                learner,
+                offline,
+                Until("updates", config.offline_updates),
+                on_enter=enter_offline,
+            )
+        )
+    if config.online_steps:
+        replay = task.replay(min(config.capacity, config.online_steps), returns_discount)
+        ratio = None if config.offline_ratio == -1 else config.offline_ratio
+        source = MixSource(replay, offline, ratio) if config.offline_ratio else replay
+
+        def enter_online(trainer: Trainer) -> None:
+            if not config.offline_ratio:
+                offline.drop()
+
+        phases.append(
+            Phase(
+                "online",
+                learner,
+                source,
+                Until("env_steps", config.online_steps),
+                collector=task.environments(),
+                updates_per_step=Fraction(config.online_utd),
+                start_after=config.wait_steps,
+                start_rows=1,
+                on_enter=enter_online,
+                eval_every=config.eval_every,
+            )
+        )
+    return Recipe(phases)

@@ -1,0 +1,217 @@
+"""WSRL: warm-start reinforcement learning, fine-tuning that keeps no offline data.
+
+Zhou et al. 2024, "Efficient Online Reinforcement Learning Fine-Tuning Need Not Retain Offline
+Data", https://arxiv.org/abs/2412.07762; code github.com/zhouzypaul/wsrl.
+
+A pre-trained actor and critic are fine-tuned without the data they came from. Done naively, the
+first online targets are too pessimistic, are bootstrapped, and Q slides down everywhere. WSRL
+first runs the frozen pre-trained policy for K steps, only filling an empty buffer, and then trains
+plain SAC with many critics and several updates per step: no pessimism, no offline rows.
+
+    1. offline    any pre-trainer (Cal-QL by default) on the offline data
+    2. hand-over  actor, critics, targets, temperature and Adam moments; the data is dropped
+    3. warm-up    K steps of a ~ pi_pre(.|s) into an empty buffer, no gradient step
+    4. online     per step M critic updates on consecutive slices of one batch of M x 256,
+                      y   = r + gamma m min_{i in M} Q_i'(s', a'),  |M| = 2 of 10, no entropy term
+                      L_Q = 1/10 sum_i E (Q_i(s, a) - y)^2
+                  then one actor and one temperature update on the whole batch,
+                      L_pi = E [beta log pi(a|s) - min_{1..10} Q_i(s, a)]
+                      L_b  = beta (H - H_target), H_target = -d
+
+Deviations:
+1. Networks that are not trained in a step are not stepped. The authors' code gives them a constant
+   loss and their Adam still moves (one real in five steps for the actor); for steady gradients
+   that multiplies the actor's rate by 2.24: use actor_lr 2.2e-4 where parity matters.
+2. H is measured on the actor's own samples at s, not at s'.
+3. A time-out bootstraps and a termination does not, also on the very last step of an episode; in
+   the authors' code a success on the last step counts as a time-out.
+4. Pre-training and fine-tuning are one run with one log; `pretrained` starts from another run.
+5. Before fine-tuning the warm-up buffer is checked for successes, which the authors do not do: a
+   warm-up without any success cannot help (`require_warmup_success`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from embodied.agents.actor_critic import (
+    ActorCritic,
+    ActorCriticConfig,
+    shared_settings,
+)
+from embodied.agents.offline_online import PROBE_ROWS
+from embodied.core import registry
+from embodied.core.phase import Phase, Recipe, Until
+from embodied.core.replay import ReplaySource
+from embodied.core.task import RobotTask
+from embodied.core.trainer import Trainer
+from embodied.core.types import State, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WSRLConfig(ActorCriticConfig):
+    """WSRL; defaults of the authors' wsrl_config.py, sac_config.py and launch scripts.
+
+    Attributes:
+        pretrain: the offline method: calql, cql, iql or bc.
+        pretrain_args: its settings; those it shares with this config are taken from here.
+        pretrained: a run to take the pre-trained learner from instead of pre-training.
+        offline_updates: updates of pre-training.
+        warmup_steps: K, frozen-policy steps that only fill the buffer.
+        online_steps: environment steps in all, warm-up included.
+        capacity: rows of the online buffer.
+        require_warmup_success: stop with an explanation if the warm-up of a sparse task saw no
+            success at all.
+        eval_every: environment steps between evaluations online; 0 evaluates at phase ends only.
+    """
+
+    actor_lr: float = 1e-4
+    temperature_lr: float = 1e-4
+    members: int = 10
+    subset: int = 2
+    subset_replacement: bool = True
+    utd: int = 4
+    entropy_backup: bool = False
+    actor_layer_norm: bool = True
+    critic_layer_norm: bool = True
+    pretrain: str = "calql"
+    pretrain_args: dict[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
+    offline_updates: int = 250_000
+    warmup_steps: int = 5_000
+    online_steps: int = 500_000
+    capacity: int = 2_000_000
+    require_warmup_success: bool = True
+    eval_every: int = 20_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.online_steps <= self.warmup_steps:
+            raise ValueError(
+                f"online_steps ({self.online_steps}) includes the warm-up and must exceed "
+                f"warmup_steps ({self.warmup_steps})"
+            )
+
+
+def build(config: WSRLConfig, task: RobotTask) -> ActorCritic:
+    """The online learner, before hand-over."""
+    return ActorCritic(config, task, stream="wsrl")
+
+
+def pretrainer(config: WSRLConfig, task: RobotTask) -> Any:
+    """The offline learner, with the networks, discount and learning rates of this config."""
+    method = registry.get(config.pretrain)
+    if config.pretrain not in ("calql", "cql", "iql", "bc"):
+        raise UserError(f"pretrain must be calql, cql, iql or bc, got {config.pretrain!r}")
+    settings = shared_settings(config, method.config) | {"utd": 1}
+    settings |= {"squash": True, "offline_updates": config.offline_updates}
+    known = {f.name for f in dataclasses.fields(method.config)}
+    settings = {k: v for k, v in settings.items() if k in known}
+    settings |= _nested(method.config, config.pretrain_args)
+    return method.learner(method.config(**settings), task)
+
+
+def _nested(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, with dicts turned into the dataclass of the field they are for."""
+    out = {}
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    for name, value in values.items():
+        if name not in fields:
+            raise UserError(
+                f"method.pretrain_args.{name} is no setting of the pre-trainer; "
+                f"{registry.nearest(name, fields)}"
+            )
+        if isinstance(value, Mapping):
+            value = dataclasses.replace(fields[name].default_factory(), **value)
+        out[name] = value
+    return out
+
+
+def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:
+    """Offline, hand-over, warm-up, online."""
+    learner = build(config, task)
+    offline = task.offline(config.discount if config.pretrain == "calql" else None)
+    replay = task.replay(min(config.capacity, config.online_steps))
+    collector = task.environments()
+    phases = []
+
+    def probe_offline(trainer: Trainer) -> None:
+        if "offline" not in trainer.probes:
+            trainer.set_probe("offline", offline.next(PROBE_ROWS))
+
+    def hand_over(trainer: Trainer) -> None:
+        probe_offline(trainer)
+        learner.take_over(pretrained())
+        offline.drop()
+
+    def enter_online(trainer: Trainer) -> None:
+        trainer.set_probe("online", replay.next(PROBE_ROWS))
+        if config.require_warmup_success and task.sparse:
+            _check_warmup(replay, task)
+
+    if config.pretrained is None:
+        offline_learner = pretrainer(config, task)
+        pretrained = offline_learner.state_dict
+        until = Until("updates", config.offline_updates)
+        phases.append(Phase("offline", offline_learner, offline, until, on_enter=probe_offline))
+    else:
+
+        def pretrained() -> State:
+            return _read_pretrained(config.pretrained)
+
+    warmup = Phase(
+        "warmup",
+        learner,
+        replay,
+        Until("env_steps", config.warmup_steps),
+        collector=collector,
+        updates_per_step=Fraction(0),
+        on_enter=hand_over,
+        eval_at_end=False,
+    )
+    online = Phase(
+        "online",
+        learner,
+        replay,
+        Until("env_steps", config.online_steps - config.warmup_steps),
+        collector=collector,
+        # the authors update once the step index exceeds max(K, rows of one update)
+        start_after=max(1, config.batch_size * config.utd - config.warmup_steps + 1),
+        on_enter=enter_online,
+        eval_every=config.eval_every,
+    )
+    return Recipe([*phases, warmup, online])
+
+
+def _read_pretrained(run: str) -> State:
+    """State of the offline learner in another run's newest checkpoint."""
+    _, parts = Checkpoints(Path(run) / "checkpoints").load()
+    if "offline.learner" not in parts:
+        raise UserError(f"run {run} has no offline phase to take a pre-trained learner from")
+    return parts["offline.learner"]
+
+
+def _check_warmup(replay: ReplaySource, task: RobotTask) -> None:
+    """A warm-up without any success cannot keep Q from sliding (wsrl.md section 8)."""
+    rewards = replay.rows.view(0, len(replay))["reward"]
+    if not (rewards > task.reward.bias + 1e-6).any():
+        raise UserError(
+            f"no success in {len(replay)} warm-up steps: the pre-trained policy fails here, and "
+            "fine-tuning from it would slide down. Pre-train longer or on better data, extend "
+            "method.warmup_steps, or set method.require_warmup_success=false"
+        )
+
+
+register(
+    "wsrl",
+    config=WSRLConfig,
+    learner=build,
+    recipe=recipe,
+    paper="https://arxiv.org/abs/2412.07762",
+    summary="Warm up with the frozen pre-trained policy, then plain SAC without offline data",
+    updates=UPDATES,
+)

@@ -1,0 +1,1 @@
+"""Pure losses and targets: tensors in, tensors out. No modules, no devices, no randomness."""
