@@ -37,6 +37,7 @@ class DMControlEnv(MujocoSimEnv):
         bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
         self._low = np.where(bounded, spec.minimum, -1.0)
         self._high = np.where(bounded, spec.maximum, 1.0)
+        _repair_sensor_names(sim.physics)
         self._bind(sim.physics.model.ptr, sim.physics.data.ptr)
         shapes = [item.shape for item in sim.observation_spec().values()]
         super().__init__(
@@ -87,6 +88,26 @@ class DMControlEnv(MujocoSimEnv):
         """Frees the renderers and the simulator."""
         super().close()
         self._sim.close()
+
+
+def _repair_sensor_names(physics: Any) -> None:
+    """Fills the quadruped's table of sensor names, which dm_control 1.0.28 finds with `np.in1d`.
+
+    numpy 2.4 has removed that function; without this the four quadruped tasks do not load.
+    """
+    if not hasattr(physics, "_sensor_types_to_names"):
+        return
+    from dm_control.mujoco.wrapper.mjbindings import enums
+
+    kinds = enums.mjtSensor
+    for wanted in (
+        (kinds.mjSENS_GYRO, kinds.mjSENS_ACCELEROMETER),
+        (kinds.mjSENS_FORCE, kinds.mjSENS_TORQUE),
+        (kinds.mjSENS_RANGEFINDER,),
+    ):
+        ids = np.flatnonzero(np.isin(physics.model.sensor_type, wanted))
+        names = [physics.model.id2name(i, "sensor") for i in ids]
+        physics._sensor_types_to_names[wanted] = names
 
 
 def _flatten(observation: dict[str, Any]) -> np.ndarray:

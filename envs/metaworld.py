@@ -19,6 +19,7 @@ class MetaWorldEnv(MujocoSimEnv):
     """
 
     default_camera = "corner2"
+    upside_down_cameras = ("corner", "corner2", "corner3", "corner4")
 
     def __init__(self, env_id: str, task: str, options: Options) -> None:
         prepare_gl()

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,14 @@ class MujocoSimEnv(SimEnv):
     """A `SimEnv` over one `mujoco.MjModel` and `mujoco.MjData`."""
 
     default_camera: str | int = 0
+    upside_down_cameras: tuple[str | int, ...] = ()  # their images are turned by 180 degrees
 
     def _bind(self, model: Any, data: Any) -> None:
         """Remembers the model as constructed; adapters call this once."""
         self._model, self._data = model, data
         self._renderers: dict[tuple[int, int], Any] = {}
+        # Left to the interpreter's end, mujoco's renderers print errors about a lost GL context.
+        weakref.finalize(self, _close_all, self._renderers)
         self._pristine = {
             name: value.copy()
             for name in dir(model)
@@ -59,7 +63,7 @@ class MujocoSimEnv(SimEnv):
             getattr(self._model, name)[...] = value
         mujoco.mj_resetData(self._model, self._data)
         if self._model.nhfield:  # the GPU's copy of a terrain is stale now
-            self._close_renderers()
+            _close_all(self._renderers)
 
     def _get_physics(self) -> np.ndarray:
         """Returns mjSTATE_INTEGRATION, the only state that includes the solver's warm start."""
@@ -104,7 +108,8 @@ class MujocoSimEnv(SimEnv):
         if fast:
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        return renderer.render()
+        frame = renderer.render()
+        return frame[::-1, ::-1].copy() if camera in self.upside_down_cameras else frame
 
     def _make_renderer(self, height: int, width: int, fast: bool) -> Any:
         import mujoco
@@ -122,11 +127,12 @@ class MujocoSimEnv(SimEnv):
         finally:
             visual.quality.offsamples = samples
 
-    def _close_renderers(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
-
     def close(self) -> None:
         """Frees the renderers."""
-        self._close_renderers()
+        _close_all(self._renderers)
+
+
+def _close_all(renderers: dict[tuple[int, int], Any]) -> None:
+    for renderer in renderers.values():
+        renderer.close()
+    renderers.clear()
