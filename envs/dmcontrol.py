@@ -9,6 +9,8 @@ from envs.physics import MujocoSimEnv, prepare_gl
 
 CONTROL_STEPS = 1000
 SUCCESS_REWARD = 0.9
+# Camera 0 is the ball's view for one of the dog's tasks, and far from the quadruped.
+CAMERAS = {"dog": "y-axis", "quadruped": "y"}
 
 
 class DMControlEnv(MujocoSimEnv):
@@ -30,6 +32,7 @@ class DMControlEnv(MujocoSimEnv):
             ) from error
         self._physics_error = PhysicsError
         domain, name = task.split("-", 1)
+        self.default_camera = CAMERAS.get(domain, 0)
         # The horizon is kept by SimEnv.
         kwargs = {"random": 0, "time_limit": float("inf")}
         self._sim = sim = suite.load(domain, name, task_kwargs=kwargs)
