@@ -1,0 +1,117 @@
+"""The DeepMind Control Suite (Tassa et al. 2018, arXiv 1801.00690)."""
+
+from typing import Any
+
+import numpy as np
+
+from envs.base import Diverged, MissingExtra, Options, Step
+from envs.physics import MujocoSimEnv, prepare_gl
+
+CONTROL_STEPS = 1000
+SUCCESS_REWARD = 0.9
+# Camera 0 is the ball's view for one of the dog's tasks, and far from the quadruped.
+CAMERAS = {"dog": "y-axis", "quadruped": "y"}
+
+
+class DMControlEnv(MujocoSimEnv):
+    """One task of the suite; state is all observations flattened, in the suite's order.
+
+    The suite defines no success, so here a control step succeeds if its reward is at least 0.9 of
+    the suite's maximum of 1. Actions are scaled from [-1, 1] to the actuators' ranges. The two LQR
+    tasks draw their model when loaded: it is always the one of `random=0`.
+    """
+
+    def __init__(self, env_id: str, task: str, options: Options) -> None:
+        prepare_gl()
+        try:
+            from dm_control import suite
+            from dm_control.rl.control import PhysicsError
+        except ImportError as error:
+            raise MissingExtra(
+                f'{env_id} needs dm_control: pip install "embodied[dmcontrol]" ({error})'
+            ) from error
+        self._physics_error = PhysicsError
+        domain, name = task.split("-", 1)
+        self.default_camera = CAMERAS.get(domain, 0)
+        # The horizon is kept by SimEnv.
+        kwargs = {"random": 0, "time_limit": float("inf")}
+        self._sim = sim = suite.load(domain, name, task_kwargs=kwargs)
+        spec = sim.action_spec()
+        bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
+        self._low = np.where(bounded, spec.minimum, -1.0)
+        self._high = np.where(bounded, spec.maximum, 1.0)
+        _repair_sensor_names(sim.physics)
+        self._bind(sim.physics.model.ptr, sim.physics.data.ptr)
+        shapes = [item.shape for item in sim.observation_spec().values()]
+        super().__init__(
+            env_id,
+            options,
+            state_dim=int(sum(np.prod(shape) for shape in shapes)),
+            action_dim=spec.shape[0],
+            control_steps=CONTROL_STEPS,
+            task_kwargs={},
+        )
+
+    def _reset_task(self, seed: int) -> np.ndarray:
+        self._restore_model()
+        bits = np.random.MT19937(np.random.SeedSequence(seed))
+        self._sim.task._random = np.random.RandomState(bits)
+        return _flatten(self._sim.reset().observation)
+
+    def _control(self, action: np.ndarray) -> Step:
+        command = self._low + (action + 1.0) * 0.5 * (self._high - self._low)
+        try:
+            step = self._sim.step(command)
+        except self._physics_error as error:
+            raise Diverged(str(error)) from error
+        reward = float(step.reward)
+        terminated = step.last() and step.discount == 0.0
+        return Step(_flatten(step.observation), reward, reward >= SUCCESS_REWARD, terminated)
+
+    def _get_task_state(self) -> dict[str, Any]:
+        _, keys, position, has_gauss, gauss = self._sim.task._random.get_state()
+        return {
+            "physics": self._get_physics(),
+            "random": {
+                "keys": keys,
+                "position": int(position),
+                "has_gauss": int(has_gauss),
+                "gauss": float(gauss),
+            },
+        }
+
+    def _set_task_state(self, state: dict[str, Any]) -> None:
+        saved = state["random"]
+        self._sim.task._random.set_state(
+            ("MT19937", saved["keys"], saved["position"], saved["has_gauss"], saved["gauss"])
+        )
+        self._set_physics(state["physics"])
+
+    def close(self) -> None:
+        """Frees the renderers and the simulator."""
+        super().close()
+        self._sim.close()
+
+
+def _repair_sensor_names(physics: Any) -> None:
+    """Fills the quadruped's table of sensor names, which dm_control 1.0.28 finds with `np.in1d`.
+
+    numpy 2.4 has removed that function; without this the four quadruped tasks do not load.
+    """
+    if not hasattr(physics, "_sensor_types_to_names"):
+        return
+    from dm_control.mujoco.wrapper.mjbindings import enums
+
+    kinds = enums.mjtSensor
+    for wanted in (
+        (kinds.mjSENS_GYRO, kinds.mjSENS_ACCELEROMETER),
+        (kinds.mjSENS_FORCE, kinds.mjSENS_TORQUE),
+        (kinds.mjSENS_RANGEFINDER,),
+    ):
+        ids = np.flatnonzero(np.isin(physics.model.sensor_type, wanted))
+        names = [physics.model.id2name(i, "sensor") for i in ids]
+        physics._sensor_types_to_names[wanted] = names
+
+
+def _flatten(observation: dict[str, Any]) -> np.ndarray:
+    return np.concatenate([np.ravel(value) for value in observation.values()])

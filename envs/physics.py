@@ -1,0 +1,138 @@
+"""What the MuJoCo adapters share: exact state, a clean model at each reset, and pictures."""
+
+import ctypes
+import os
+import sys
+import weakref
+from typing import Any
+
+import numpy as np
+
+from envs.base import RenderError, SimEnv
+
+# Geometry that no task edits; leaving it out keeps the copy small.
+_LARGE_FIELDS = ("mesh_", "tex_", "skin_", "flex", "bvh_", "oct_")
+
+_GL_HELP = (
+    "Offscreen rendering needs a working OpenGL: on Debian or Ubuntu install "
+    "libegl1 libgles2 libgl1-mesa-dri, and set MUJOCO_GL=egl before mujoco is first imported "
+    "(present value: {value!r})."
+)
+
+
+def prepare_gl() -> None:
+    """Chooses EGL for offscreen rendering; call before a simulator is imported.
+
+    Does nothing if MUJOCO_GL is set, if mujoco is already imported, off Linux, or without an EGL
+    library (mujoco then imports and runs, and only rendering fails).
+    """
+    if "MUJOCO_GL" in os.environ or "mujoco" in sys.modules or sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return
+    os.environ["MUJOCO_GL"] = "egl"
+
+
+class MujocoSimEnv(SimEnv):
+    """A `SimEnv` over one `mujoco.MjModel` and `mujoco.MjData`."""
+
+    default_camera: str | int = 0
+    upside_down_cameras: tuple[str | int, ...] = ()  # their images are turned by 180 degrees
+
+    def _bind(self, model: Any, data: Any) -> None:
+        """Remembers the model as constructed; adapters call this once."""
+        self._model, self._data = model, data
+        self._renderers: dict[tuple[int, int], Any] = {}
+        # Left to the interpreter's end, mujoco's renderers print errors about a lost GL context.
+        weakref.finalize(self, _close_all, self._renderers)
+        self._pristine = {
+            name: value.copy()
+            for name in dir(model)
+            if not name.startswith(("_", *_LARGE_FIELDS))
+            and isinstance(value := getattr(model, name), np.ndarray)
+            and value.dtype.kind == "f"
+        }
+
+    def _restore_model(self) -> None:
+        """Undoes what earlier episodes did to the model and to the simulation data."""
+        import mujoco
+
+        for name, value in self._pristine.items():
+            getattr(self._model, name)[...] = value
+        mujoco.mj_resetData(self._model, self._data)
+        if self._model.nhfield:  # the GPU's copy of a terrain is stale now
+            _close_all(self._renderers)
+
+    def _get_physics(self) -> np.ndarray:
+        """Returns mjSTATE_INTEGRATION, the only state that includes the solver's warm start."""
+        import mujoco
+
+        spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(self._model, spec))
+        mujoco.mj_getState(self._model, self._data, state, spec)
+        return state
+
+    def _set_physics(self, state: np.ndarray) -> None:
+        import mujoco
+
+        spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.asarray(state, np.float64)
+        size = mujoco.mj_stateSize(self._model, spec)
+        if state.shape != (size,):
+            raise ValueError(
+                f"{self.identity['id']}: the saved physics state has shape {state.shape}, this "
+                f"model needs ({size},); was it saved with another simulator version?"
+            )
+        mujoco.mj_setState(self._model, self._data, state, spec)
+        mujoco.mj_forward(self._model, self._data)  # derived quantities: positions, contacts
+        mujoco.mj_setState(self._model, self._data, state, spec)  # forward moved the warm start
+
+    def _frame(self, height: int, width: int) -> np.ndarray:
+        import mujoco
+
+        fast = self.options.render == "fast"
+        camera = self.options.camera
+        camera = self.default_camera if camera is None else camera
+        try:
+            if (height, width) not in self._renderers:
+                self._renderers[height, width] = self._make_renderer(height, width, fast)
+            renderer = self._renderers[height, width]
+            renderer.update_scene(self._data, camera)
+        except ValueError as error:
+            names = [self._model.camera(i).name for i in range(self._model.ncam)]
+            raise ValueError(
+                f"{self.identity['id']}: no camera {camera!r}; there are {names}"
+            ) from error
+        if fast:
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        frame = renderer.render()
+        return frame[::-1, ::-1].copy() if camera in self.upside_down_cameras else frame
+
+    def _make_renderer(self, height: int, width: int, fast: bool) -> Any:
+        import mujoco
+
+        visual = self._model.vis
+        visual.global_.offheight = max(visual.global_.offheight, height)
+        visual.global_.offwidth = max(visual.global_.offwidth, width)
+        samples = visual.quality.offsamples
+        visual.quality.offsamples = 0 if fast else samples
+        try:
+            return mujoco.Renderer(self._model, height, width)
+        except Exception as error:  # each GL backend raises its own type
+            value = os.environ.get("MUJOCO_GL")
+            raise RenderError(f"{error}. {_GL_HELP.format(value=value)}") from error
+        finally:
+            visual.quality.offsamples = samples
+
+    def close(self) -> None:
+        """Frees the renderers."""
+        _close_all(self._renderers)
+
+
+def _close_all(renderers: dict[tuple[int, int], Any]) -> None:
+    for renderer in renderers.values():
+        renderer.close()
+    renderers.clear()

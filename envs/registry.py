@@ -1,0 +1,162 @@
+"""Names of all environments, and how to make and identify one."""
+
+import difflib
+import hashlib
+import importlib
+import json
+from importlib import metadata
+from typing import Any
+
+import gymnasium
+
+from envs.base import Options, SimEnv, UnknownTask
+
+# Raise this when a change here alters trajectories; results of different revisions do not compare.
+REVISION = 1
+
+_METAWORLD = """
+assembly basketball bin-picking box-close button-press button-press-topdown
+button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn
+disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close
+faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
+lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide
+plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall
+shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open
+"""
+_DM_CONTROL = """
+acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-balance cartpole-balance_sparse
+cartpole-swingup cartpole-swingup_sparse cartpole-three_poles cartpole-two_poles cheetah-run
+dog-fetch dog-run dog-stand dog-trot dog-walk finger-spin finger-turn_easy finger-turn_hard
+fish-swim fish-upright hopper-hop hopper-stand humanoid-run humanoid-run_pure_state humanoid-stand
+humanoid-walk humanoid_CMU-run humanoid_CMU-stand humanoid_CMU-walk lqr-lqr_2_1 lqr-lqr_6_2
+manipulator-bring_ball manipulator-bring_peg manipulator-insert_ball manipulator-insert_peg
+pendulum-swingup point_mass-easy point_mass-hard quadruped-escape quadruped-fetch quadruped-run
+quadruped-walk reacher-easy reacher-hard stacker-stack_2 stacker-stack_4 swimmer-swimmer15
+swimmer-swimmer6 walker-run walker-stand walker-walk
+"""
+_TASKS = {
+    "metaworld": tuple(f"{name}-v3" for name in _METAWORLD.split()),
+    "dm_control": tuple(_DM_CONTROL.split()),
+    "maze": ("point-v0",),
+}
+_ADAPTERS = {
+    "metaworld": ("envs.metaworld", "MetaWorldEnv"),
+    "dm_control": ("envs.dmcontrol", "DMControlEnv"),
+    "maze": ("envs.maze", "PointMaze"),
+}
+_PACKAGES = {
+    "metaworld": ("metaworld", "mujoco", "gymnasium"),  # Meta-World stands on gymnasium's MujocoEnv
+    "dm_control": ("dm_control", "mujoco"),
+    "maze": (),
+}
+
+
+def tasks(suite: str | None = None) -> list[str]:
+    """Returns the known ids, all of them or those of one suite.
+
+    Raises:
+        UnknownTask: there is no such suite.
+    """
+    if suite is not None and suite not in _TASKS:
+        raise UnknownTask(f"no suite {suite!r}; there are {', '.join(_TASKS)}")
+    return [f"{s}/{name}" for s in _TASKS if suite in (None, s) for name in _TASKS[s]]
+
+
+def split_id(env_id: str) -> tuple[str, str]:
+    """Returns suite and task name of a known id.
+
+    Raises:
+        UnknownTask: with the nearest known ids in the message.
+    """
+    suite, _, task = env_id.partition("/")
+    if task in _TASKS.get(suite, ()):
+        return suite, task
+    near = difflib.get_close_matches(env_id, tasks(), n=3, cutoff=0.0)
+    raise UnknownTask(
+        f"no environment {env_id!r}; nearest are {', '.join(near)} (envs.tasks() lists all)"
+    )
+
+
+def make(
+    env_id: str,
+    *,
+    obs: str = "state",
+    reward: str = "dense",
+    horizon: int | None = None,
+    terminate_on_success: bool = False,
+    action_repeat: int = 1,
+    image_size: int = 84,
+    camera: str | int | None = None,
+    render: str = "package",
+    render_mode: str | None = "rgb_array",
+    render_size: tuple[int, int] = (240, 320),
+    **task_kwargs: Any,
+) -> SimEnv:
+    """Makes an environment.
+
+    Args:
+        env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>` or `maze/point-v0`.
+        obs: "state", a flat float32 vector, or "pixels", uint8 `[image_size, image_size, 3]`.
+        reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
+            with success, else 0.
+        horizon: calls of `step` until truncation. By default the simulator's own episode length
+            (Meta-World 500, dm_control 1000, maze 30 control steps) divided by `action_repeat`.
+        terminate_on_success: end the episode at its first success.
+        action_repeat: control steps per call of `step`.
+        image_size: side of a pixel observation.
+        camera: name or number; by default one that shows the whole scene.
+        render: "package", the simulator's own look, or "fast", without shadows, reflections and
+            multisampling. Applies to pixel observations and to `render()`.
+        render_mode: "rgb_array" or None.
+        render_size: height and width of the image from `render()`.
+        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`.
+
+    Raises:
+        UnknownTask: the id is unknown.
+        MissingExtra: its simulator is not installed.
+        ValueError: an option is out of range.
+    """
+    suite, task = split_id(env_id)
+    options = Options(
+        obs=obs,
+        reward=reward,
+        horizon=horizon,
+        terminate_on_success=terminate_on_success,
+        action_repeat=action_repeat,
+        image_size=image_size,
+        camera=camera,
+        render=render,
+        render_mode=render_mode,
+        render_size=tuple(render_size),
+    )
+    module, name = _ADAPTERS[suite]
+    return getattr(importlib.import_module(module), name)(env_id, task, options, **task_kwargs)
+
+
+def describe(env: Any) -> dict[str, Any]:
+    """Returns what a result from this environment depends on.
+
+    Args:
+        env: an environment or vector environment of this package, wrapped or not.
+
+    Returns:
+        `id`, `kwargs`, `versions` of the simulator's packages, `revision` of this one, and `hash`:
+        16 hex digits over the others. Results compare only under equal hashes.
+    """
+    identity = env.unwrapped.identity
+    suite, _ = split_id(identity["id"])
+    described = {
+        **identity,
+        "versions": {package: metadata.version(package) for package in _PACKAGES[suite]},
+        "revision": REVISION,
+    }
+    text = json.dumps(described, sort_keys=True)
+    return {**described, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def register_gymnasium() -> None:
+    """Registers each id with gymnasium as `embodied/<id with / as ->`; imports no simulator."""
+    for env_id in tasks():
+        name = f"embodied/{env_id.replace('/', '-')}"
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point="envs.registry:make", kwargs={"env_id": env_id})
