@@ -36,16 +36,20 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from embodied.agents.actor_critic import (
+    UPDATES,
     ActorCritic,
     ActorCriticConfig,
     shared_settings,
 )
 from embodied.agents.offline_online import PROBE_ROWS
 from embodied.core import registry
+from embodied.core.checkpoint import Checkpoints
 from embodied.core.phase import Phase, Recipe, Until
+from embodied.core.registry import register
 from embodied.core.replay import ReplaySource
 from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer

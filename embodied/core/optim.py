@@ -33,9 +33,7 @@ class Adam:
         self.name = name
         self.parameters = list(parameters)
         self.clip_norm = clip_norm
-        self._adam = torch.optim.Adam(
-            self.parameters, lr=lr, weight_decay=weight_decay, fused=True
-        )
+        self._adam = torch.optim.Adam(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
     @property
     def lr(self) -> float:

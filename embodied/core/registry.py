@@ -63,9 +63,7 @@ def register(
     module = config.__module__
     if module.rsplit(".", 1)[-1] != id:
         raise ValueError(f"method {id!r} must live in a file of that name, not in {module}")
-    _METHODS[id] = Method(
-        id, config, learner, recipe, paper, summary, frozenset(updates), module
-    )
+    _METHODS[id] = Method(id, config, learner, recipe, paper, summary, frozenset(updates), module)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

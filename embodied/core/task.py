@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -36,7 +36,7 @@ class RobotTask:
     collector: EnvCollector | None = None
     episodes: Callable[[], Episodes] | None = None
     fingerprint: str = ""
-    reward: RewardTransform = RewardTransform()
+    reward: RewardTransform = field(default_factory=RewardTransform)
     sparse: bool = True
     device: str | torch.device = "cpu"
 
