@@ -6,6 +6,7 @@ sit before the optimizer step: a parameter never takes a non-finite value from a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class TooManyFaults(UserError):
 
 def check_loss(name: str, loss: torch.Tensor) -> None:
     """Raise NonFinite unless a scalar loss is finite. Call before backward."""
-    if not torch.isfinite(loss).all():
+    if not math.isfinite(float(loss)):
         raise NonFinite(f"loss {name}")
 
 
@@ -44,7 +45,7 @@ def check_gradients(name: str, parameters: Iterable[torch.Tensor]) -> torch.Tens
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch._foreach_norm(gradients)
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    if not torch.isfinite(norm):
+    if not math.isfinite(float(norm)):
         raise NonFinite(f"gradient of {name}")
     return norm
 
@@ -52,7 +53,7 @@ def check_gradients(name: str, parameters: Iterable[torch.Tensor]) -> torch.Tens
 def check_batch(batch: Mapping[str, torch.Tensor]) -> None:
     """Raise NonFinite if any floating-point column of a batch is not finite, naming it."""
     for name, column in batch.items():
-        if column.is_floating_point() and not torch.isfinite(column.sum()):
+        if column.is_floating_point() and not math.isfinite(float(column.sum())):
             raise NonFinite(f"batch column {name!r}")
 
 
