@@ -37,9 +37,15 @@ class Episode:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The ledger of one evaluation."""
+    """The ledger of one evaluation.
+
+    Attributes:
+        episodes: one record per initial state.
+        actions: [T, A] per episode: with the seed, all that is needed to see it again.
+    """
 
     episodes: list[Episode]
+    actions: list[np.ndarray]
 
     @property
     def successes(self) -> int:
@@ -98,22 +104,26 @@ class Evaluator:
             on_step: called with (index, env) after the reset and after every step: for videos.
         """
         chosen = range(len(self.seeds)) if indices is None else indices
-        return Evaluation([self._episode(policy, i, on_step) for i in chosen])
+        results = [self._episode(policy, i, on_step) for i in chosen]
+        return Evaluation([episode for episode, _ in results], [a for _, a in results])
 
-    def _episode(self, policy: Policy, index: int, on_step) -> Episode:
+    def _episode(
+        self, policy: Policy, index: int, on_step: Callable[[int, Any], None] | None
+    ) -> tuple[Episode, np.ndarray]:
         seed = self.seeds[index]
         observation, _ = self.env.reset(seed=seed)
         initial = hashlib.sha256(np.ascontiguousarray(observation).tobytes()).hexdigest()[:16]
-        total, length, success, ended = 0.0, 0, False, False
+        total, success, ended = 0.0, False, False
+        actions: list[np.ndarray] = []
         if on_step:
             on_step(index, self.env)
         while not ended:
             action = policy.act(observation[None])[0]
             observation, reward, terminated, truncated, info = self.env.step(action)
+            actions.append(action)
             total += float(reward)
-            length += 1
             success = success or bool(info.get("success", False))
             ended = terminated or truncated
             if on_step:
                 on_step(index, self.env)
-        return Episode(index, seed, initial, total, success, length)
+        return Episode(index, seed, initial, total, success, len(actions)), np.stack(actions)

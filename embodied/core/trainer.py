@@ -268,7 +268,7 @@ class Trainer:
         try:
             self.metrics.add(phase.learner.update(source))
         except NonFinite as error:
-            self._keep_batch(source.last)
+            self._keep_tensors("faults", source.last or {})
             self._write("fault", what=f"update skipped: {error}")
             self.faults.update_skipped(str(error))
         else:
@@ -276,11 +276,11 @@ class Trainer:
         self.counters.updates += 1
         self.counters.samples += source.rows
 
-    def _keep_batch(self, batch: Batch | None) -> None:
-        folder = self.directory / "faults"
-        folder.mkdir(exist_ok=True)
-        name = f"step_{self.iteration:012d}.safetensors"
-        self.files.write_tensors(folder / name, split_state(dict(batch or {}))[1])
+    def _keep_tensors(self, folder: str, arrays: Mapping[str, Any]) -> None:
+        """Write arrays to `<folder>/step_N.safetensors` of the run, beside the log line."""
+        (self.directory / folder).mkdir(exist_ok=True)
+        path = self.directory / folder / f"step_{self.iteration:012d}.safetensors"
+        self.files.write_tensors(path, split_state(dict(arrays))[1])
 
     def _evaluate(self, phase_name: str) -> None:
         phase = next(p for p in self.recipe.phases if p.name == phase_name)
@@ -296,6 +296,7 @@ class Trainer:
             self.evaluation = result
             metrics |= {"eval/success": result.success, "eval/return": result.mean_return}
             fields = {"interval": result.interval, "ledger": result.ledger()}
+            self._keep_tensors("evaluations", {str(i): a for i, a in enumerate(result.actions)})
         self._due = None
         self._write("evaluation", of=phase_name, metrics=metrics, **fields)
         self._clock = time.perf_counter()
