@@ -137,7 +137,7 @@ class _Trial:
                     f"{at} has dtype {getattr(value, 'dtype', type(value).__name__)}, "
                     f"its space says {part.dtype}"
                 )
-            elif not np.isfinite(np.asarray(value)).all():
+            elif np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
                 yield f"{at} is not finite"
         if not space.contains(obs):
             yield f"{where}: observation is outside the observation space"

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import Diverged, MissingExtra, Options, Step
-from envs.physics import MujocoSimEnv, prepare_gl
+from envs.base import Diverged, Options, Step
+from envs.physics import MujocoSimEnv, load_simulator
 
 CONTROL_STEPS = 1000
 SUCCESS_REWARD = 0.9
@@ -22,14 +22,9 @@ class DMControlEnv(MujocoSimEnv):
     """
 
     def __init__(self, env_id: str, task: str, options: Options) -> None:
-        prepare_gl()
-        try:
-            from dm_control import suite
-            from dm_control.rl.control import PhysicsError
-        except ImportError as error:
-            raise MissingExtra(
-                f'{env_id} needs dm_control: pip install "embodied[dmcontrol]" ({error})'
-            ) from error
+        suite = load_simulator(env_id, "dm_control.suite", "dmcontrol")
+        from dm_control.rl.control import PhysicsError
+
         self._physics_error = PhysicsError
         domain, name = task.split("-", 1)
         self.default_camera = CAMERAS.get(domain, 0)

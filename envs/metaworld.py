@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import Diverged, MissingExtra, Options, Step
-from envs.physics import MujocoSimEnv, prepare_gl
+from envs.base import Diverged, Options, Step
+from envs.physics import MujocoSimEnv, load_simulator
 
 CONTROL_STEPS = 500
 _PLAIN = (bool, int, float, str, np.generic)
@@ -22,14 +22,8 @@ class MetaWorldEnv(MujocoSimEnv):
     upside_down_cameras = ("corner", "corner2", "corner3", "corner4")
 
     def __init__(self, env_id: str, task: str, options: Options) -> None:
-        prepare_gl()
-        try:
-            from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-        except ImportError as error:
-            raise MissingExtra(
-                f'{env_id} needs Meta-World: pip install "embodied[metaworld]" ({error})'
-            ) from error
-        self._sim = sim = ALL_V3_ENVIRONMENTS[task]()
+        package = load_simulator(env_id, "metaworld.env_dict", "metaworld")
+        self._sim = sim = package.ALL_V3_ENVIRONMENTS[task]()
         # What the package's MT1 sets through a pickled task: the goal is visible, and a new goal is
         # drawn at each reset, here from the environment's own generator.
         sim._partially_observable = False

@@ -1,23 +1,19 @@
 """What the MuJoCo adapters share: exact state, a clean model at each reset, and pictures."""
 
 import ctypes
+import importlib
 import os
 import sys
 import weakref
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from envs.base import RenderError, SimEnv
+from envs.base import MissingExtra, RenderError, SimEnv
 
 # Geometry that no task edits; leaving it out keeps the copy small.
 _LARGE_FIELDS = ("mesh_", "tex_", "skin_", "flex", "bvh_", "oct_")
-
-_GL_HELP = (
-    "Offscreen rendering needs a working OpenGL: on Debian or Ubuntu install "
-    "libegl1 libgles2 libgl1-mesa-dri, and set MUJOCO_GL=egl before mujoco is first imported "
-    "(present value: {value!r})."
-)
 
 
 def prepare_gl() -> None:
@@ -33,6 +29,37 @@ def prepare_gl() -> None:
     except OSError:
         return
     os.environ["MUJOCO_GL"] = "egl"
+
+
+def load_simulator(env_id: str, module: str, extra: str) -> ModuleType:
+    """Imports a simulator's module, with offscreen rendering prepared.
+
+    Raises:
+        MissingExtra: it is not installed.
+        RenderError: mujoco does not import because the library that MUJOCO_GL names is missing.
+    """
+    prepare_gl()
+    try:
+        importlib.import_module("mujoco")
+        return importlib.import_module(module)
+    except ImportError as error:
+        if "OpenGL" not in str(error):
+            raise MissingExtra(
+                f'{env_id} needs {module.split(".")[0]}: pip install "embodied[{extra}]" ({error})'
+            ) from error
+        raise RenderError(_gl_message(str(error))) from error
+    except AttributeError as error:  # PyOpenGL's way of saying that a library is missing
+        if "mujoco" in sys.modules:
+            raise
+        raise RenderError(_gl_message(str(error))) from error
+
+
+def _gl_message(cause: str) -> str:
+    return (
+        f"{cause}. Offscreen rendering needs a working OpenGL: on Debian or Ubuntu install "
+        "libegl1 libgles2 libgl1-mesa-dri, and set MUJOCO_GL=egl before mujoco is first imported "
+        f"(present value: {os.environ.get('MUJOCO_GL')!r})"
+    )
 
 
 class MujocoSimEnv(SimEnv):
@@ -113,7 +140,14 @@ class MujocoSimEnv(SimEnv):
 
     def _make_renderer(self, height: int, width: int, fast: bool) -> Any:
         import mujoco
+        from mujoco import gl_context
 
+        display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        backend = getattr(gl_context, "GLContext", None)
+        windowed = backend is not None and backend.__module__ == "mujoco.glfw"
+        if backend is None or (windowed and sys.platform == "linux" and not display):
+            # Trying anyway aborts the whole process inside MuJoCo.
+            raise RenderError(_gl_message("mujoco cannot render here"))
         visual = self._model.vis
         visual.global_.offheight = max(visual.global_.offheight, height)
         visual.global_.offwidth = max(visual.global_.offwidth, width)
@@ -122,8 +156,7 @@ class MujocoSimEnv(SimEnv):
         try:
             return mujoco.Renderer(self._model, height, width)
         except Exception as error:  # each GL backend raises its own type
-            value = os.environ.get("MUJOCO_GL")
-            raise RenderError(f"{error}. {_GL_HELP.format(value=value)}") from error
+            raise RenderError(_gl_message(str(error))) from error
         finally:
             visual.quality.offsamples = samples
 

@@ -28,6 +28,7 @@ Members = Sequence[int] | Tensor | None
 # Chunking -----------------------------------------------------------------------------------
 
 CACHE_BYTES = 1 << 20  # about one core's L2
+MAX_VIEWS = 256  # remembered views of weights, gradients and targets
 MIN_ROWS = 64  # fewer rows than this waste the matrix kernels
 
 
@@ -133,13 +134,14 @@ class CriticEnsemble(nn.Module):
         self._sizes = [math.prod(shape) for shape in self._shapes]
         flat = torch.zeros(members, sum(self._sizes), dtype=dtype, device=device)
         for member in flat:
-            layers = self._layers(member[None])
+            layers = self._split(member[None])
             for layer in layers:
                 gain = out_gain if layer is layers[-1] else math.sqrt(2.0)
                 orthogonal_(layer.weight[0], gain, generator)
                 if layer.scale is not None:
                     layer.scale.fill_(1.0)
         self.weight = nn.Parameter(flat)
+        self._views: dict[tuple[int, int, int], list[_Layer]] = {}
 
     @property
     def members(self) -> int:
@@ -178,7 +180,7 @@ class CriticEnsemble(nn.Module):
         if members is not None:
             weight = weight[torch.as_tensor(members, device=weight.device)]
         n = weight.shape[0]
-        *hidden, output = self._layers(weight)
+        *hidden, output = self._split(weight)
         if act.dim() == 3:
             obs = obs.unsqueeze(1).expand(-1, act.shape[1], -1)
         h = torch.cat([obs, act], -1).flatten(0, -2).expand(n, -1, -1)
@@ -202,7 +204,7 @@ class CriticEnsemble(nn.Module):
         ids = self._ids(members)
         q = obs.new_empty(len(ids), *act.shape[:-1])
         for at, run in _runs(ids, stack):
-            layers = self._layers(weight[run])
+            layers = self._layers(weight, run)
             for part in rows:
                 q[at, part.span] = self._forward(layers, part)[0]
         return q
@@ -233,8 +235,8 @@ class CriticEnsemble(nn.Module):
         q = obs.new_empty(len(ids), *act.shape[:-1])
         total = obs.new_zeros(())
         for at, run in _runs(ids, stack):
-            layers = self._layers(self.weight[run])
-            grads = self._layers(self.weight.grad[run])
+            layers = self._layers(self.weight, run)
+            grads = self._layers(self.weight.grad, run)
             tapes = []
             for part in rows:
                 q[at, part.span], tape = self._forward(layers, part)
@@ -272,7 +274,7 @@ class CriticEnsemble(nn.Module):
             counts = smallest.bincount(minlength=self.members).tolist()
             for member, group in enumerate(order.split(counts)):
                 if len(group):
-                    layers = self._layers(self.weight[member : member + 1])
+                    layers = self._layers(self.weight, slice(member, member + 1))
                     for part in self._rows(obs[group], act[group])[1]:
                         value, tape = self._forward(layers, part)
                         grad[group[part.span]] = self._backward(
@@ -281,7 +283,7 @@ class CriticEnsemble(nn.Module):
             return q, grad
         total = obs.new_zeros(len(obs))
         for _, run in _runs(range(self.members), stack):
-            layers = self._layers(self.weight[run])
+            layers = self._layers(self.weight, run)
             for part in rows:
                 value, tape = self._forward(layers, part)
                 if reduce == "min":
@@ -375,7 +377,20 @@ class CriticEnsemble(nn.Module):
 
     # Views and checks -----------------------------------------------------------------------
 
-    def _layers(self, flat: Tensor) -> list[_Layer]:
+    def _layers(self, flat: Tensor, run: slice) -> list[_Layer]:
+        """`_split` of some members' weights, remembered: making the views costs as much as a sum.
+
+        A remembered view keeps its memory alive, so the same address is the same memory.
+        """
+        key = (flat.data_ptr(), run.start, run.stop)
+        layers = self._views.get(key)
+        if layers is None:
+            if len(self._views) >= MAX_VIEWS:
+                self._views.clear()
+            layers = self._views[key] = self._split(flat.detach()[run])
+        return layers
+
+    def _split(self, flat: Tensor) -> list[_Layer]:
         """Views of flat weights [n, P], layer by layer."""
         parts = flat.split(self._sizes, 1)
         views = [p.view(-1, *shape) for p, shape in zip(parts, self._shapes, strict=True)]
@@ -427,6 +442,27 @@ class CriticEnsemble(nn.Module):
             )
 
 
+class SquaredError:
+    """sum_e mean_b (q_eb - target_b)^2, with its gradient written out.
+
+    Args:
+        target: [B], for q [n, B].
+    """
+
+    def __init__(self, target: Tensor):
+        self.target = target
+
+    def __call__(self, q: Tensor, ids: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        return ((q - self.target) ** 2).mean(1).sum()
+
+    def gradient(self, q: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient with respect to q [n, B]."""
+        error = q - self.target
+        flat = error.view(-1)
+        return flat.dot(flat) / len(self.target), error * (2.0 / len(self.target))
+
+
 def _runs(ids: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
     """Cuts ids into consecutive runs of at most `limit`: (where in ids, which members)."""
     start = 0
@@ -438,6 +474,8 @@ def _runs(ids: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
 
 def _leaf_gradient(loss: Loss, q: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """The loss and its gradient with respect to q, taken as a leaf."""
+    if hasattr(loss, "gradient"):
+        return loss.gradient(q, ids)
     with torch.enable_grad():
         leaf = q.detach().requires_grad_()
         value = loss(leaf, ids.to(q.device))
