@@ -115,24 +115,36 @@ def pretrainer(config: WSRLConfig, task: RobotTask) -> Any:
     settings |= {"squash": True, "offline_updates": config.offline_updates}
     known = {f.name for f in dataclasses.fields(method.config)}
     settings = {k: v for k, v in settings.items() if k in known}
-    settings |= _nested(method.config, config.pretrain_args)
-    return method.learner(method.config(**settings), task)
-
-
-def _nested(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name, with dicts turned into the dataclass of the field they are for."""
-    out = {}
-    fields = {f.name: f for f in dataclasses.fields(config)}
-    for name, value in values.items():
-        if name not in fields:
-            raise UserError(
-                f"method.pretrain_args.{name} is no setting of the pre-trainer; "
-                f"{registry.nearest(name, fields)}"
-            )
+    if "conservative" in known:  # as in the authors' code, on as many critics as are backed up
+        settings["conservative"] = {"subset": config.subset}
+    for name, value in config.pretrain_args.items():
         if isinstance(value, Mapping):
-            value = dataclasses.replace(fields[name].default_factory(), **value)
-        out[name] = value
-    return out
+            value = {**settings.get(name, {}), **value}
+        settings[name] = value
+    return method.learner(_construct(method.config, settings), task)
+
+
+def _construct(config: type, values: Mapping[str, Any]) -> Any:
+    """A config dataclass from plain values; dicts update the dataclass of the field they are for.
+
+    Raises:
+        UserError: naming the nearest known setting.
+    """
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise UserError(
+            f"method.pretrain_args.{unknown[0]} is no setting of the pre-trainer; "
+            f"{registry.nearest(unknown[0], fields)}"
+        )
+    return config(
+        **{
+            name: dataclasses.replace(fields[name].default_factory(), **value)
+            if isinstance(value, Mapping)
+            else value
+            for name, value in values.items()
+        }
+    )
 
 
 def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:

@@ -1,0 +1,1 @@
+"""Named settings: `train.yaml`, `method/<id>.yaml` and `experiment/<name>.yaml`."""

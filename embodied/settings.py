@@ -1,0 +1,309 @@
+"""Settings of a run: dataclasses are the schema, YAML holds named values, hydra composes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from embodied.core import registry
+from embodied.core.types import UserError
+
+FREE = ("env_args", "data_env_args", "method.pretrain_args")
+"""Settings whose keys belong to somebody else (an environment, another method)."""
+
+TUNABLE = (
+    "trainer.",
+    "evaluation.",
+    "report",
+    "run",
+    "resume",
+    "fallback",
+    "method.online_steps",
+    "method.offline_updates",
+    "method.eval_every",
+)
+"""What a resumed run may change: how it is kept and how long it lasts, not what it computes."""
+
+
+@dataclass
+class RewardSettings:
+    """r -> scale * r + bias for data and training environments; evaluation is not transformed.
+
+    Attributes:
+        scale: factor.
+        bias: added after scaling; -1 turns a 0/1 success reward into -1/0.
+    """
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+@dataclass
+class CollectSettings:
+    """Data made by the task's scripted policy when `data=scripted`, and by `embodied collect`.
+
+    Attributes:
+        episodes: how many.
+        noise: standard deviation of Gaussian action noise.
+        noise_correlation: of consecutive noise, in [0, 1).
+        random_prob: share of uniformly random actions.
+        failure_prob: share of episodes that are made to fail.
+        seed: of the collection, apart from the run's seed so that runs share a dataset.
+    """
+
+    episodes: int = 100
+    noise: float = 0.3
+    noise_correlation: float = 0.0
+    random_prob: float = 0.0
+    failure_prob: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class EvaluationSettings:
+    """Evaluation on a fixed list of initial states.
+
+    Attributes:
+        episodes: how many initial states.
+        seed: chooses the list; apart from the run's seed so that runs compare.
+    """
+
+    episodes: int = 50
+    seed: int = 0
+
+
+@dataclass
+class KeepingSettings:
+    """How a run is kept; none of it changes what is computed.
+
+    Attributes:
+        log_every: trainer steps between log lines.
+        checkpoint_every: trainer steps between checkpoints; 0 saves at phase ends and stops only.
+        keep: checkpoints kept.
+        tensorboard: write TensorBoard files.
+        wandb: W&B project, or null.
+    """
+
+    log_every: int = 500
+    checkpoint_every: int = 5000
+    keep: int = 2
+    tensorboard: bool = True
+    wandb: str | None = None
+
+
+@dataclass
+class TrainSettings:
+    """Everything `embodied train` takes.
+
+    Attributes:
+        method: settings of the method chosen by `method=ID`.
+        env: environment id, such as metaworld/door-open-v3.
+        env_args: arguments of the environment: obs, reward, horizon, terminate_on_success, ...
+        data_env_args: what differs from env_args where scripted data is collected.
+        num_envs: training environments stepped together.
+        vector: sync (in this process) or async (a process each).
+        reward: transform of rewards.
+        data: a dataset directory, `scripted` to collect one first, or null.
+        collect: how a scripted dataset is made.
+        seed: every random stream of the run comes from it.
+        evaluation: fixed initial states.
+        trainer: logging and checkpoints.
+        device: cpu, cuda or auto.
+        threads: CPU threads of the learner; 0 lets the learner choose and say why.
+        run: run directory; null means runs/METHOD-TASK-SEED.
+        report: write report.html at the end (needs the report extra).
+        resume: continue this run directory.
+        fallback: if its newest checkpoint is damaged, use the newest one that verifies.
+    """
+
+    method: Any = None
+    env: str = "metaworld/door-open-v3"
+    env_args: dict[str, Any] = field(default_factory=dict)
+    data_env_args: dict[str, Any] = field(default_factory=dict)
+    num_envs: int = 1
+    vector: str = "sync"
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    data: str | None = None
+    collect: CollectSettings = field(default_factory=CollectSettings)
+    seed: int = 0
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    trainer: KeepingSettings = field(default_factory=KeepingSettings)
+    device: str = "auto"
+    threads: int = 0
+    run: str | None = None
+    report: bool = True
+    resume: str | None = None
+    fallback: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Composed settings.
+
+    Attributes:
+        method_id: the method chosen.
+        method: its config dataclass.
+        train: everything else.
+        overrides: what the user gave.
+        plain: all of it as JSON values.
+    """
+
+    method_id: str
+    method: Any
+    train: TrainSettings
+    overrides: tuple[str, ...]
+    plain: dict[str, Any]
+
+
+def _register_schemas() -> None:
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    store.store("train_schema", TrainSettings)
+    for id, method in registry.methods().items():
+        node = OmegaConf.structured(method.config)
+        _unlock(node)
+        store.store(f"schema_{id}", node, group="method")
+
+
+def _unlock(node: Any) -> None:
+    """Frozen dataclasses make read-only nodes; while composing they must be writable."""
+    from omegaconf import DictConfig, OmegaConf
+
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and child._value() is not None:
+            _unlock(child)
+
+
+def compose(overrides: Sequence[str] = ()) -> Settings:
+    """Compose settings from `key=value` overrides.
+
+    Raises:
+        UserError: an unknown key, method or experiment, naming the nearest known ones, or a value
+            of the wrong type or range.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _register_schemas()
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(f"{error}\noverrides look like key=value") from error
+    groups = [o for o in parsed if o.key_or_group in ("method", "experiment")]
+    for override in groups:
+        _check_choice(override.key_or_group, str(override.value()))
+    with initialize_config_module("configs", version_base="1.3"):
+        try:
+            base = hydra_compose("train", [o.input_line for o in groups])
+            known = list(_flat_keys(base))
+            ready = [_ready(o, known) for o in parsed]
+            full = hydra_compose("train", ready)
+            choices = hydra_compose("train", ready, return_hydra_config=True).hydra.runtime.choices
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_first_line(error)) from error
+    method_id = choices.method
+    try:
+        built = OmegaConf.to_object(full)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(_first_line(error.__cause__ or error)) from error
+    plain = {"method_id": method_id, **OmegaConf.to_container(full, resolve=True)}
+    return Settings(method_id, built.method, built, tuple(overrides), plain)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error, and of its cause where that says more."""
+    parts = [error, error.__cause__] if error.__cause__ else [error]
+    return ": ".join(dict.fromkeys(str(p).strip().splitlines()[0] for p in parts))
+
+
+def _check_choice(group: str, name: str) -> None:
+    known = _choices(group)
+    if name not in known:
+        raise UserError(f"unknown {group} {name!r}; {registry.nearest(name, known)}")
+
+
+def _choices(group: str) -> list[str]:
+    from importlib.resources import files
+
+    folder = files("configs") / group
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def _ready(override: Any, known: Sequence[str]) -> str:
+    """An override in hydra's syntax: new keys are allowed where they are somebody else's."""
+    key = override.key_or_group
+    if key in ("method", "experiment") or key in known:
+        return override.input_line
+    if any(key.startswith(f"{free}.") for free in FREE):
+        line = override.input_line.lstrip("+~")
+        return f"++{line}"
+    raise UserError(f"unknown setting {key!r}; {registry.nearest(key, known)}")
+
+
+def _flat_keys(node: Any, prefix: str = "") -> Any:
+    from omegaconf import DictConfig
+
+    for key in node:
+        child = node._get_node(key)
+        path = f"{prefix}{key}"
+        yield path
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _flat_keys(child, f"{path}.")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            out |= flatten(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, as dotted key -> (old, new)."""
+    a, b = flatten(old), flatten(new)
+    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+
+
+def refuse_incompatible(changed: Mapping[str, Any]) -> None:
+    """Raise UserError if a resumed run would compute something else than it was started with."""
+    bad = [k for k in changed if not k.startswith(TUNABLE)]
+    if bad:
+        lines = "\n".join(f"  {k}: {changed[k][0]!r} -> {changed[k][1]!r}" for k in bad)
+        raise UserError(
+            f"a resumed run may not change\n{lines}\nstart a new run for other settings; "
+            "lengths, evaluation and logging may change"
+        )
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """All combinations of `key=a,b` and `key=range(...)` overrides, one list per run."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    options = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            options.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            options.append([override.input_line])
+    return [list(choice) for choice in itertools.product(*options)]
+
+
+def defaults(config: type) -> dict[str, Any]:
+    """Default values of a config dataclass, for help and tables."""
+    return dataclasses.asdict(config())
