@@ -1,0 +1,309 @@
+"""The command line. Every import of torch or a simulator waits until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """\
+Train robot policies in simulation, resume to the bit, publish numbers with intervals.
+
+  embodied train method=wsrl env=metaworld/door-open-v3 data=scripted seed=1
+  embodied eval policy=runs/wsrl-metaworld-door-open-v3-1 episodes=50
+  embodied report runs/wsrl-metaworld-door-open-v3-1
+"""
+
+TRAIN = """\
+Settings are key=value; `embodied train --settings` lists them all with their defaults.
+
+  method=ID              what is trained: `embodied methods` lists them
+  env=ID                 e.g. metaworld/door-open-v3, dm_control/walker-walk, maze/point-v0
+  env_args.reward=sparse env_args.horizon=200 env_args.terminate_on_success=true
+  data=PATH              offline data; data=scripted collects some first (collect.episodes=...)
+  method.KEY=VALUE       settings of the method, e.g. method.warmup_steps=5000
+  reward.bias=-1         reward transform of data and training environments
+  experiment=NAME        a named experiment of configs/experiment
+  seed=1 run=PATH device=auto threads=0
+  resume=PATH            continue a run; lengths, evaluation and logging may be changed
+  -m seed=1,2,3          a sweep: one run per combination, one after the other
+
+Ctrl-C and SIGTERM save and say how to go on.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(argv)
+    if arguments.command is None:
+        _parser().print_help()
+        return 0
+    from embodied.core.types import UserError
+
+    try:
+        return arguments.run(arguments) or 0
+    except UserError as error:
+        _say(str(error), error=error.exit_code != 0)
+        return error.exit_code
+    except _foreign_user_errors() as error:
+        _say(str(error), error=True)
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted", error=True)
+        return 130
+
+
+def _foreign_user_errors() -> tuple[type[Exception], ...]:
+    """User errors of packages that must not import the core."""
+    from embodied.data import DatasetError
+    from envs import EnvsError
+
+    return (DatasetError, EnvsError)
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    print(f"embodied: {text}", file=sys.stderr if error else sys.stdout)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "embodied", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, run: Any, help: str, epilog: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    train = add("train", _train, "Train a method on a task.", TRAIN)
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    train.add_argument("-m", "--multirun", action="store_true", help="sweep over KEY=A,B,...")
+    train.add_argument("--settings", action="store_true", help="list every setting and leave")
+    evaluate = add("eval", _eval, "Evaluate the policy of a run on fixed initial states.")
+    evaluate.add_argument(
+        "overrides", nargs="+", metavar="KEY=VALUE", help="policy=RUN episodes=50 seed=0"
+    )
+    collect = add("collect", _collect, "Record episodes of a task's scripted policy.")
+    collect.add_argument(
+        "overrides",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="env=ID out=PATH, and collect.* and env_args.* as in `embodied train`",
+    )
+    add("methods", _methods, "List the methods.")
+    report = add("report", _report, "Write report.html of a run.")
+    report.add_argument("directory", metavar="RUN")
+    reproduce = add("reproduce", _reproduce, "Run a method's proof and write its page in docs/.")
+    reproduce.add_argument("method", metavar="METHOD")
+    reproduce.add_argument("--seeds", type=int, help="number of seeds; the spec's if not given")
+    reproduce.add_argument("--only", help="one experiment of the proof")
+    reproduce.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    data = add("data", _data, "Look at, verify or repair a dataset.")
+    data.add_argument("action", choices=["info", "verify", "repair"])
+    data.add_argument("path", metavar="DATASET")
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from embodied import settings
+
+    if arguments.settings:
+        return _list_settings(arguments.overrides)
+    if arguments.multirun:
+        runs = settings.sweep(arguments.overrides)
+        for i, overrides in enumerate(runs, 1):
+            _say(f"run {i} of {len(runs)}: {' '.join(overrides)}")
+            _train_one(overrides)
+        return 0
+    return _train_one(arguments.overrides)
+
+
+def _train_one(overrides: Sequence[str]) -> int:
+    from embodied import assemble, settings
+    from embodied.core.progress import ProgressLine
+    from embodied.core.trainer import Interrupted
+
+    resume, rest = _take(overrides, "resume")
+    command = ["embodied", "train", *overrides]
+    if resume:
+        composed, changed = assemble.resumed(rest, resume)
+        for key, (old, new) in changed.items():
+            _say(f"changed: {key}: {old!r} -> {new!r}")
+    else:
+        composed = settings.compose(overrides)
+    with _CollectionBar(composed.train.collect.episodes) as bar:
+        run = assemble.build(composed, command=command, on_episode=bar.advance)
+    assemble.begin(run)
+    about = run.about
+    _say(f"{about['method']} on {about['env']}, seed {about['seed']}, in {run.directory}")
+    _say(f"{about['threads']} thread(s) on {about['device']}: {about['thread_reason']}")
+    try:
+        with ProgressLine() as progress:
+            run.trainer.run(progress)
+    except Interrupted as stop:
+        stop.args = (f"{stop}; go on with: embodied train resume={run.directory}",)
+        raise
+    if run.trainer.evaluation is not None:
+        result = run.trainer.evaluation
+        low, high = result.interval
+        _say(
+            f"success {result.successes}/{len(result.episodes)} = {result.success:.0%} "
+            f"(95 % interval {low:.0%} to {high:.0%})"
+        )
+    if composed.train.report:
+        _write_report(run.directory)
+    return 0
+
+
+class _CollectionBar:
+    """A progress bar that appears with the first episode collected."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._bar: Any = None
+        self._successes = 0
+
+    def __enter__(self) -> _CollectionBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, index: int, success: bool) -> None:
+        """An episode was recorded."""
+        from rich.progress import Progress
+
+        if self._bar is None:
+            self._bar = Progress()
+            self._bar.start()
+            self._first = index
+            self._task = self._bar.add_task("collecting", total=self.total)
+        self._successes += success
+        share = self._successes / (index + 1 - self._first)
+        self._bar.update(
+            self._task, completed=index + 1, description=f"collecting, {share:.0%} successful"
+        )
+
+
+def _take(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
+    """The value of one override, and the others."""
+    value = None
+    rest = []
+    for override in overrides:
+        name, _, given = override.partition("=")
+        if name == key:
+            value = given
+        else:
+            rest.append(override)
+    return value, rest
+
+
+def _list_settings(overrides: Sequence[str]) -> int:
+    from embodied import settings
+
+    composed = settings.compose(overrides)
+    for key, value in settings.flatten(composed.plain).items():
+        print(f"{key}={'null' if value is None else value}")
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from embodied import evaluation
+
+    policy, rest = _take(arguments.overrides, "policy")
+    return evaluation.command(policy, rest)
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    from embodied import assemble, settings
+    from embodied.core.types import UserError
+
+    out, rest = _take(arguments.overrides, "out")
+    if out is None:
+        raise UserError("say where to write: embodied collect env=ID out=PATH")
+    train = settings.compose(rest).train
+    args = {**train.env_args, **train.data_env_args}
+    with _CollectionBar(train.collect.episodes) as bar:
+        dataset = assemble.collect(Path(out), train.env, args, train.collect, bar.advance)
+    about = assemble.describe_dataset(dataset, out)
+    _say(
+        f"{about['episodes']} episodes, {about['frames']} frames, {about['success']:.0%} "
+        f"successful, in {out}; train with data={out}"
+    )
+    return 0
+
+
+def _methods(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from embodied.core import registry
+
+    table = Table("method", "what it does", "paper", box=None)
+    for method in registry.methods().values():
+        table.add_row(method.id, method.summary, method.paper)
+    Console().print(table)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from embodied import assemble
+
+    assemble.read_run(arguments.directory)
+    _write_report(Path(arguments.directory))
+    return 0
+
+
+def _write_report(directory: Path) -> None:
+    from embodied import replay
+
+    replay.record_videos(directory)
+    from embodied.report import write_report
+
+    _say(f"report: {write_report(directory)}")
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from embodied import proofs
+
+    return proofs.reproduce(
+        arguments.method, seeds=arguments.seeds, only=arguments.only, jobs=arguments.jobs
+    )
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from embodied import data
+
+    if arguments.action == "repair":
+        print(data.repair(arguments.path))
+        return 0
+    if arguments.action == "verify":
+        problems = data.verify(arguments.path)
+        for problem in problems:
+            print(problem)
+        _say("no problems" if not problems else f"{len(problems)} problem(s)")
+        return int(any(problem.fatal for problem in problems))
+    from embodied.assemble import describe_dataset
+
+    dataset = data.Dataset.open(arguments.path, verify=False)
+    for key, value in describe_dataset(dataset, arguments.path).items():
+        print(f"{key}: {value}")
+    print(f"env: {dataset.env_id}\nfps: {dataset.fps}")
+    for name, feature in dataset.features.items():
+        print(f"{name}: {feature.dtype} {feature.shape}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
