@@ -46,7 +46,7 @@ def record_videos(run: str | Path) -> list[Path]:
     from embodied.report.video import write_video
 
     run = Path(run)
-    about, config = read_run(run)
+    about, _ = read_run(run)
     evaluations = [e for e in read_log(run, "evaluation") if "ledger" in e]
     if not evaluations:
         return []

@@ -32,7 +32,7 @@ class TooManyFaults(UserError):
 
 def check_loss(name: str, loss: torch.Tensor) -> None:
     """Raise NonFinite unless a scalar loss is finite. Call before backward."""
-    if not math.isfinite(float(loss)):
+    if not math.isfinite(float(loss.detach())):
         raise NonFinite(f"loss {name}")
 
 
