@@ -12,15 +12,13 @@ members and rows at a time, whose weights and activations stay in a core's cache
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.mlp import LAYER_NORM_EPS, orthogonal_
-
-aten = torch.ops.aten
+from policies.stacked import Layer, Rows, backward, forward
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Members = Sequence[int] | Tensor | None
@@ -28,7 +26,6 @@ Members = Sequence[int] | Tensor | None
 # Chunking -----------------------------------------------------------------------------------
 
 CACHE_BYTES = 1 << 20  # about one core's L2
-MAX_VIEWS = 256  # remembered views of weights, gradients and targets
 MIN_ROWS = 64  # fewer rows than this waste the matrix kernels
 
 
@@ -57,34 +54,6 @@ def chunk_sizes(
     rows = min(rows, max(MIN_ROWS, CACHE_BYTES // row_bytes))
     members = CACHE_BYTES // (parameters * itemsize + rows * row_bytes)
     return max(1, members), rows
-
-
-class _Rows(NamedTuple):
-    """A chunk of the batch: R observations, each with K actions (or one, then K is None)."""
-
-    span: slice  # which of the B observations
-    obs: Tensor  # [R, O]; with the actions appended, [R, O + A], when K is None
-    act: Tensor  # [R * K, A]
-    repeat: int | None  # K
-
-
-class _Layer(NamedTuple):
-    """Views of one layer of n members in the flat weights (or in their gradient)."""
-
-    weight: Tensor  # [n, in, out]
-    bias: Tensor  # [n, 1, out]
-    scale: Tensor | None  # [n, 1, out], LayerNorm
-    shift: Tensor | None  # [n, 1, out]
-
-
-class _Tape(NamedTuple):
-    """What the backward of one hidden layer needs; each activation is [n, rows, out]."""
-
-    pre: Tensor  # linear output
-    mean: Tensor | None  # LayerNorm statistics of `pre`
-    rstd: Tensor | None
-    normal: Tensor | None  # normalised `pre`, kept only when several members are stacked
-    out: Tensor  # after LayerNorm and ReLU
 
 
 class CriticEnsemble(nn.Module):
@@ -141,7 +110,11 @@ class CriticEnsemble(nn.Module):
                 if layer.scale is not None:
                     layer.scale.fill_(1.0)
         self.weight = nn.Parameter(flat)
-        self._views: dict[tuple[int, int, int], list[_Layer]] = {}
+        self._views: dict[tuple[int, int, int], list[Layer]] = {}
+
+    def __getstate__(self) -> dict:
+        """Without the remembered views: a copied module has its own memory."""
+        return {**self.__dict__, "_views": {}}
 
     @property
     def members(self) -> int:
@@ -202,11 +175,17 @@ class CriticEnsemble(nn.Module):
         weight = self.weight if weight is None else weight.detach()
         stack, rows = self._rows(obs, act)
         ids = self._ids(members)
+        runs = list(_runs(ids, stack))
+        # Where members are stacked, copying their (small) weights costs less than another pass.
+        gather = math.ceil(len(ids) / stack) < len(runs)
+        if gather:
+            weight = weight[torch.as_tensor(ids, device=weight.device)]
+            runs = list(_runs(range(len(ids)), stack))
         q = obs.new_empty(len(ids), *act.shape[:-1])
-        for at, run in _runs(ids, stack):
-            layers = self._layers(weight, run)
+        for at, run in runs:
+            layers = self._split(weight[run]) if gather else self._layers(weight, run)
             for part in rows:
-                q[at, part.span] = self._forward(layers, part)[0]
+                q[at, part.span] = forward(layers, part)[0]
         return q
 
     @torch.no_grad()
@@ -222,7 +201,8 @@ class CriticEnsemble(nn.Module):
         Args:
             obs: [B, O].
             act: [B, A] or [B, K, A].
-            loss: (q [n, B] or [n, B, K], ids [n] of its members) -> scalar.
+            loss: (q [n, B] or [n, B, K], ids [n] of its members) -> scalar. If it has a method
+                `gradient(q, ids) -> (loss, dloss/dq)`, that replaces autograd: see `SquaredError`.
             members: Which Q-functions; None means all.
 
         Returns:
@@ -239,12 +219,13 @@ class CriticEnsemble(nn.Module):
             grads = self._layers(self.weight.grad, run)
             tapes = []
             for part in rows:
-                q[at, part.span], tape = self._forward(layers, part)
+                q[at, part.span], tape = forward(layers, part)
                 tapes.append(tape)
-            value, dq = _leaf_gradient(loss, q[at], torch.arange(run.start, run.stop))
+            which = torch.arange(run.start, run.stop, device=q.device)
+            value, dq = _loss_gradient(loss, q[at], which)
             total += value
             for part, tape in zip(rows, tapes, strict=True):
-                self._backward(layers, part, tape, dq[:, part.span], grads)
+                backward(layers, part, tape, dq[:, part.span], grads)
         return q, total
 
     @torch.no_grad()
@@ -276,8 +257,8 @@ class CriticEnsemble(nn.Module):
                 if len(group):
                     layers = self._layers(self.weight, slice(member, member + 1))
                     for part in self._rows(obs[group], act[group])[1]:
-                        value, tape = self._forward(layers, part)
-                        grad[group[part.span]] = self._backward(
+                        value, tape = forward(layers, part)
+                        grad[group[part.span]] = backward(
                             layers, part, tape, torch.ones_like(value)
                         )
             return q, grad
@@ -285,99 +266,19 @@ class CriticEnsemble(nn.Module):
         for _, run in _runs(range(self.members), stack):
             layers = self._layers(self.weight, run)
             for part in rows:
-                value, tape = self._forward(layers, part)
+                value, tape = forward(layers, part)
                 if reduce == "min":
                     total[part.span], smallest = value.min(0)
                     dq = torch.zeros_like(value).scatter_(0, smallest[None], 1.0)
                 else:
                     total[part.span] += value.sum(0) / self.members
                     dq = torch.full_like(value, 1.0 / self.members)
-                grad[part.span] += self._backward(layers, part, tape, dq)
+                grad[part.span] += backward(layers, part, tape, dq)
         return total, grad
-
-    # Forward and backward of one chunk ------------------------------------------------------
-
-    def _forward(self, layers: list[_Layer], rows: _Rows) -> tuple[Tensor, list[_Tape]]:
-        """h_0 = [s, a]; z_l = h_{l-1} W_l + b_l; h_l = relu(LN(z_l)); q = h_L w + b.
-
-        With K actions per observation z_1 = (s W_s + b_1) + a W_a, its first term computed once
-        per observation.
-
-        Returns:
-            (q [n, R] or [n, R, K], tape of the hidden layers).
-        """
-        *hidden, output = layers
-        tapes: list[_Tape] = []
-        for layer in hidden:
-            n, _, width = layer.bias.shape
-            if tapes:
-                pre = torch.baddbmm(layer.bias, tapes[-1].out, layer.weight)
-            elif rows.repeat is None:
-                pre = torch.baddbmm(layer.bias, rows.obs.expand(n, -1, -1), layer.weight)
-            else:
-                w_obs, w_act = layer.weight.split([self.obs_dim, self.act_dim], 1)
-                obs_part = torch.baddbmm(layer.bias, rows.obs.expand(n, -1, -1), w_obs)
-                pre = torch.bmm(rows.act.expand(n, -1, -1), w_act)
-                pre.view(n, -1, rows.repeat, width).add_(obs_part.unsqueeze(2))
-            tapes.append(_activate(layer, pre))
-        q = torch.baddbmm(output.bias, tapes[-1].out, output.weight).squeeze(-1)
-        return (q if rows.repeat is None else q.view(n, -1, rows.repeat)), tapes
-
-    def _backward(
-        self,
-        layers: list[_Layer],
-        rows: _Rows,
-        tapes: list[_Tape],
-        dq: Tensor,
-        grads: list[_Layer] | None = None,
-    ) -> Tensor | None:
-        """The transposed pass: dh_L = dq w'; dz_l = LN'(dh_l * [h_l > 0]); dh_{l-1} = dz_l W_l'.
-
-        Args:
-            layers: Weights of the n members.
-            rows: The rows of the forward.
-            tapes: Its tape.
-            dq: [n, R] or [n, R, K].
-            grads: Where to add dW_l = h_{l-1}' dz_l and db_l = sum dz_l; None to skip that and
-                return the gradient with respect to the actions instead.
-
-        Returns:
-            None, or dq/da summed over the n members, [R, A].
-        """
-        *hidden, output = layers
-        dq = dq.flatten(1).unsqueeze(-1)
-        if grads is not None:
-            grads[-1].weight.baddbmm_(tapes[-1].out.transpose(1, 2), dq)
-            grads[-1].bias.add_(dq.sum(1, keepdim=True))
-        d = dq * output.weight.transpose(1, 2)
-        for i in reversed(range(len(hidden))):
-            layer, grad = hidden[i], None if grads is None else grads[i]
-            d = _deactivate(layer, tapes[i], d, grad)
-            if i > 0:
-                if grad is not None:
-                    grad.bias.add_(d.sum(1, keepdim=True))
-                    grad.weight.baddbmm_(tapes[i - 1].out.transpose(1, 2), d)
-                d = torch.bmm(d, layer.weight.transpose(1, 2))
-            elif grad is not None:
-                self._first_layer_gradient(grad, rows, d)
-        if grads is not None:
-            return None
-        return torch.bmm(d, hidden[0].weight[:, self.obs_dim :].transpose(1, 2)).sum(0)
-
-    def _first_layer_gradient(self, grad: _Layer, rows: _Rows, d: Tensor) -> None:
-        """dW_s = s' sum_k dz_1, dW_a = a' dz_1: the observations are not repeated K times."""
-        n, _, width = d.shape
-        w_obs = grad.weight
-        if rows.repeat is not None:
-            w_obs, w_act = grad.weight.split([self.obs_dim, self.act_dim], 1)
-            w_act.baddbmm_(rows.act.t().expand(n, -1, -1), d)
-            d = d.view(n, -1, rows.repeat, width).sum(2)
-        grad.bias.add_(d.sum(1, keepdim=True))
-        w_obs.baddbmm_(rows.obs.t().expand(n, -1, -1), d)
 
     # Views and checks -----------------------------------------------------------------------
 
-    def _layers(self, flat: Tensor, run: slice) -> list[_Layer]:
+    def _layers(self, flat: Tensor, run: slice) -> list[Layer]:
         """`_split` of some members' weights, remembered: making the views costs as much as a sum.
 
         A remembered view keeps its memory alive, so the same address is the same memory.
@@ -385,21 +286,21 @@ class CriticEnsemble(nn.Module):
         key = (flat.data_ptr(), run.start, run.stop)
         layers = self._views.get(key)
         if layers is None:
-            if len(self._views) >= MAX_VIEWS:
+            if len(self._views) >= 4 * self.members:  # weight, gradient, target and one to spare
                 self._views.clear()
             layers = self._views[key] = self._split(flat.detach()[run])
         return layers
 
-    def _split(self, flat: Tensor) -> list[_Layer]:
+    def _split(self, flat: Tensor) -> list[Layer]:
         """Views of flat weights [n, P], layer by layer."""
         parts = flat.split(self._sizes, 1)
         views = [p.view(-1, *shape) for p, shape in zip(parts, self._shapes, strict=True)]
         if not self.layer_norm:
-            return [_Layer(*views[i : i + 2], None, None) for i in range(0, len(views), 2)]
-        hidden = [_Layer(*views[i : i + 4]) for i in range(0, len(views) - 2, 4)]
-        return [*hidden, _Layer(*views[-2:], None, None)]
+            return [Layer(*views[i : i + 2], None, None) for i in range(0, len(views), 2)]
+        hidden = [Layer(*views[i : i + 4]) for i in range(0, len(views) - 2, 4)]
+        return [*hidden, Layer(*views[-2:], None, None)]
 
-    def _rows(self, obs: Tensor, act: Tensor) -> tuple[int, list[_Rows]]:
+    def _rows(self, obs: Tensor, act: Tensor) -> tuple[int, list[Rows]]:
         """The members to stack, and the batch cut into row chunks."""
         self._check(obs, act)
         obs, act = obs.detach(), act.detach()
@@ -417,7 +318,7 @@ class CriticEnsemble(nn.Module):
         parts = []
         for start in range(0, len(obs), step):
             span = slice(start, start + step)
-            parts.append(_Rows(span, x[span], act[span].reshape(-1, self.act_dim), repeat))
+            parts.append(Rows(span, x[span], act[span].reshape(-1, self.act_dim), repeat))
         return members, parts
 
     def _ids(self, members: Members) -> Sequence[int]:
@@ -472,50 +373,12 @@ def _runs(ids: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
             start = i
 
 
-def _leaf_gradient(loss: Loss, q: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient with respect to q, taken as a leaf."""
+def _loss_gradient(loss: Loss, q: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient with respect to q: the loss's own, or autograd's at a leaf."""
     if hasattr(loss, "gradient"):
         return loss.gradient(q, ids)
     with torch.enable_grad():
         leaf = q.detach().requires_grad_()
-        value = loss(leaf, ids.to(q.device))
+        value = loss(leaf, ids)
         (gradient,) = torch.autograd.grad(value, leaf)
     return value.detach(), gradient
-
-
-def _activate(layer: _Layer, pre: Tensor) -> _Tape:
-    """relu(LN(z)): the fused LayerNorm applies one member's scale and shift, not a stack's."""
-    if layer.scale is None:
-        return _Tape(pre, None, None, None, pre.relu_())
-    shape = pre.shape[-1:]
-    if len(pre) == 1:
-        scale, shift = layer.scale.flatten(), layer.shift.flatten()
-        out, mean, rstd = aten.native_layer_norm(pre, shape, scale, shift, LAYER_NORM_EPS)
-        return _Tape(pre, mean, rstd, None, out.relu_())
-    normal, mean, rstd = aten.native_layer_norm(pre, shape, None, None, LAYER_NORM_EPS)
-    out = torch.addcmul(layer.shift, normal, layer.scale).relu_()
-    return _Tape(pre, mean, rstd, normal, out)
-
-
-def _deactivate(layer: _Layer, tape: _Tape, d: Tensor, grad: _Layer | None) -> Tensor:
-    """dh -> dz through relu(LN(z)); adds dscale = sum dh LN(z) and dshift = sum dh to `grad`."""
-    d = aten.threshold_backward(d, tape.out, 0)
-    if layer.scale is None:
-        return d
-    shape = d.shape[-1:]
-    stats = (tape.mean, tape.rstd)
-    if len(d) == 1:
-        affine = (layer.scale.flatten(), layer.shift.flatten())
-        mask = [True, grad is not None, grad is not None]
-        d, scale, shift = aten.native_layer_norm_backward(d, tape.pre, shape, *stats, *affine, mask)
-        if grad is not None:
-            grad.scale.add_(scale)
-            grad.shift.add_(shift)
-        return d
-    if grad is not None:
-        grad.scale.add_((d * tape.normal).sum(1, keepdim=True))
-        grad.shift.add_(d.sum(1, keepdim=True))
-    mask = [True, False, False]
-    return aten.native_layer_norm_backward(
-        d * layer.scale, tape.pre, shape, *stats, None, None, mask
-    )[0]

@@ -1,9 +1,10 @@
+import copy
 import itertools
 
 import pytest
 import torch
 
-from policies.critic import CriticEnsemble, chunk_sizes
+from policies.critic import CriticEnsemble, SquaredError, chunk_sizes
 
 OBS, ACT, ROWS = 5, 3, 12
 ALL = 1 << 30
@@ -259,3 +260,42 @@ def test_errors_say_what_is_wrong():
         critic.action_gradient(obs, batch(2)[1], reduce="min")
     with pytest.raises(ValueError, match="hidden"):
         CriticEnsemble(OBS, ACT, hidden=(), generator=generator())
+
+
+@pytest.mark.parametrize("chunk", [(1, ALL), (2, 5), (ALL, ALL)])
+def test_squared_error_has_the_gradient_of_its_value(chunk):
+    critic = make(chunk=chunk)
+    obs, act = batch()
+    loss = SquaredError(torch.linspace(-1, 1, ROWS, dtype=torch.float64))
+    value = loss(critic(obs, act), torch.arange(4))
+    (expected,) = torch.autograd.grad(value, critic.weight)
+    _, actual = critic.accumulate(obs, act, loss)
+    torch.testing.assert_close(actual, value.detach())
+    assert relative_error(critic.weight.grad, expected) < 1e-10
+    by_hand = ((critic.values(obs, act) - loss.target) ** 2).sum() / ROWS
+    torch.testing.assert_close(actual, by_hand)
+
+
+@pytest.mark.parametrize("chunk", [(1, ALL), (ALL, ALL)])
+def test_views_follow_the_weights(chunk):
+    """Values after a step in place, new storage, a new gradient buffer and a copy of the module."""
+    critic = make(chunk=chunk)
+    obs, act = batch()
+    critic.accumulate(obs, act, conservative)
+    twin = copy.deepcopy(critic)
+    with torch.no_grad():
+        critic.weight += 0.1
+    torch.testing.assert_close(critic.values(obs, act), critic(obs, act).detach())
+    torch.testing.assert_close(twin.values(obs, act), twin(obs, act).detach())
+    assert not torch.allclose(twin.values(obs, act), critic.values(obs, act))
+    critic.weight.data = critic.weight.data + 0.1
+    torch.testing.assert_close(critic.values(obs, act), critic(obs, act).detach())
+    for _ in range(20):
+        critic.zero_grad(set_to_none=True)
+        critic.accumulate(obs, act, conservative)
+        (expected,) = torch.autograd.grad(
+            conservative(critic(obs, act), torch.arange(4)), critic.weight
+        )
+        assert relative_error(critic.weight.grad, expected) < 1e-10
+    single = critic.float()
+    assert single.values(obs.float(), act.float()).dtype == torch.float32
