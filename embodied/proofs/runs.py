@@ -1,0 +1,106 @@
+"""Training runs of a proof: many arms and seeds, a few processes, resumable."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from embodied.core.log import read_log
+from embodied.core.types import UserError
+
+KEEP = ("report=false", "trainer.tensorboard=false", "trainer.checkpoint_every=0", "trainer.keep=1")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        directory: where it lives.
+        overrides: settings as on the command line.
+    """
+
+    directory: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """The command that repeats it."""
+        return " ".join(["embodied train", *self.overrides])
+
+    @property
+    def done(self) -> bool:
+        """Whether it has run to its end."""
+        if not (self.directory / "log.jsonl").exists():
+            return False
+        events = read_log(self.directory)
+        return bool(events) and events[-1]["phase"] == "done"
+
+
+def run_all(jobs: Sequence[Job], processes: int, title: str) -> None:
+    """Run what is not done yet, with a bar and an ETA.
+
+    Raises:
+        UserError: a run failed; the others are kept.
+    """
+    waiting = [job for job in dict.fromkeys(jobs) if not job.done]
+    if not waiting:
+        return
+    context = multiprocessing.get_context("spawn")
+    with Progress() as progress, context.Pool(min(processes, len(waiting))) as pool:
+        task = progress.add_task(title, total=len(waiting))
+        failures = []
+        for job, problem in pool.imap_unordered(_run, waiting):
+            progress.advance(task)
+            if problem:
+                failures.append(f"{job.directory}: {problem}")
+    if failures:
+        raise UserError("runs failed:\n" + "\n".join(failures))
+
+
+def _run(job: Job) -> tuple[Job, str]:
+    """Train one job in this process; returns what went wrong, if anything."""
+    import shutil
+
+    from embodied import assemble, settings
+
+    if job.directory.exists():
+        shutil.rmtree(job.directory)
+    try:
+        composed = settings.compose([*job.overrides, *KEEP, f"run={job.directory}"])
+        run = assemble.build(composed)
+        assemble.begin(run)
+        run.trainer.run()
+    except UserError as error:
+        return job, str(error)
+    finally:
+        if "run" in locals():
+            run.trainer.log.close()
+    return job, ""
+
+
+def evaluations(directory: Path, phase: str | None = None) -> list[dict[str, Any]]:
+    """Evaluation lines of a run, or those of one phase."""
+    events = read_log(directory, "evaluation")
+    return [e for e in events if phase is None or e["of"] == phase]
+
+
+def curve(directory: Path, metric: str = "eval/success") -> np.ndarray:
+    """[n, 2] of (environment steps, metric) over all evaluations that have the metric."""
+    points = [
+        (e["counters"]["env_steps"], e["metrics"][metric])
+        for e in evaluations(directory)
+        if metric in e["metrics"]
+    ]
+    return np.array(points, float).reshape(-1, 2)
+
+
+def final(directory: Path, metric: str = "eval/success") -> float:
+    """The last value of a metric."""
+    return float(curve(directory, metric)[-1, 1])
