@@ -184,15 +184,42 @@ def load_episodes(dataset: Dataset) -> Episodes:
     ]
 
 
-def open_dataset(path: str | Path, env_id: str, env: Any) -> Dataset:
-    """A verified dataset that fits an environment."""
-    dataset = Dataset.open(path)
-    dataset.check_compatible(
-        env_id=env_id,
-        observation_shape=env.observation_space.shape,
-        action_shape=env.action_space.shape,
+def build_task(
+    settings: Settings,
+    on_episode: Callable[[int, bool], None] = lambda index, success: None,
+) -> tuple[RobotTask, Dataset | None]:
+    """Training environments and offline data as a method is handed them.
+
+    Args:
+        settings: see `embodied.settings.compose`.
+        on_episode: told about each episode collected for `data=scripted`.
+    """
+    train = settings.train
+    device = device_for(train.device)
+    streams = Streams(train.seed)
+    vector = envs.make_vec(train.env, train.num_envs, mode=train.vector, **train.env_args)
+    space = vector.single_observation_space
+    dataset = None
+    if train.data:
+        path = train.data if train.data != SCRIPTED else scripted_dataset(settings, on_episode)
+        dataset = Dataset.open(path)
+        dataset.check_compatible(
+            env_id=train.env,
+            observation_shape=space.shape,
+            action_shape=vector.single_action_space.shape,
+        )
+    task = RobotTask(
+        observation_shape=space.shape,
+        action_dim=vector.single_action_space.shape[0],
+        streams=streams,
+        collector=EnvCollector(vector, streams.numpy("environment")),
+        episodes=None if dataset is None else lambda: load_episodes(dataset),
+        fingerprint="" if dataset is None else dataset.fingerprint,
+        reward=RewardTransform(train.reward.scale, train.reward.bias),
+        sparse=train.env_args.get("reward", "dense") == "sparse",
+        device=device,
     )
-    return dataset
+    return task, dataset
 
 
 def build(
@@ -212,31 +239,12 @@ def build(
         UserError: for anything the user can mend.
     """
     train = settings.train
-    device = device_for(train.device)
-    threads, reason = threads_for(train.threads, device)
+    threads, reason = threads_for(train.threads, device_for(train.device))
     torch.set_num_threads(threads)
-    streams = Streams(train.seed)
-    method = registry.get(settings.method_id)
-    evaluation_env = envs.make(train.env, **train.env_args)
-    dataset = None
-    if train.data:
-        path = train.data if train.data != SCRIPTED else scripted_dataset(settings, on_episode)
-        dataset = open_dataset(path, train.env, evaluation_env)
-    vector = envs.make_vec(train.env, train.num_envs, mode=train.vector, **train.env_args)
-    transform = RewardTransform(train.reward.scale, train.reward.bias)
-    task = RobotTask(
-        observation_shape=evaluation_env.observation_space.shape,
-        action_dim=evaluation_env.action_space.shape[0],
-        streams=streams,
-        collector=EnvCollector(vector, streams.numpy("environment")),
-        episodes=None if dataset is None else lambda: load_episodes(dataset),
-        fingerprint="" if dataset is None else dataset.fingerprint,
-        reward=transform,
-        sparse=train.env_args.get("reward", "dense") == "sparse",
-        device=device,
-    )
-    recipe = method.recipe(settings.method, task)
+    task, dataset = build_task(settings, on_episode)
+    recipe = registry.get(settings.method_id).recipe(settings.method, task)
     directory = Path(train.run or default_directory(settings))
+    evaluation_env = envs.make(train.env, **train.env_args)
     about = {
         "command": shlex.join(command or ["embodied", "train", *settings.overrides]),
         "overrides": list(settings.overrides),
@@ -245,7 +253,7 @@ def build(
         "env_args": train.env_args,
         "env_hash": envs.describe(evaluation_env)["hash"],
         "seed": train.seed,
-        "device": device,
+        "device": str(task.device),
         "threads": threads,
         "thread_reason": reason,
         "versions": versions(),
@@ -253,12 +261,11 @@ def build(
         "platform": platform.platform(),
         "dataset": None if dataset is None else describe_dataset(dataset, train.data),
     }
-    keeping = dataclasses.asdict(train.trainer)
     trainer = Trainer(
         recipe,
         directory,
         evaluator=Evaluator(evaluation_env, train.evaluation.episodes, train.evaluation.seed),
-        options=TrainerOptions(**keeping),
+        options=TrainerOptions(**dataclasses.asdict(train.trainer)),
         config=settings.plain,
     )
     return Run(settings, trainer, directory, about)

@@ -8,29 +8,29 @@ from pathlib import Path
 
 import envs
 from embodied import assemble
+from embodied.core import registry
 from embodied.core.checkpoint import Checkpoints
 from embodied.core.evaluate import Evaluation, Evaluator
 from embodied.core.types import Policy, UserError
-from embodied.settings import compose
+from embodied.settings import Settings, compose
 
 
-def load_policy(run: str | Path) -> tuple[Policy, assemble.Run]:
-    """The deterministic policy a run ended with (or has so far).
+def load_policy(run: str | Path, *, deterministic: bool = True) -> tuple[Policy, Settings]:
+    """The policy a run ended with (or has so far), rebuilt from its newest checkpoint.
 
     Args:
         run: run directory.
-
-    Returns:
-        The policy, and the run it was rebuilt from.
+        deterministic: the mode of the policy; else it samples.
     """
     about, _ = assemble.read_run(run)
-    settings = compose([*about["overrides"], f"run={run}", "trainer.tensorboard=false"])
-    built = assemble.build(settings)
+    settings = compose(about["overrides"])
+    task, _ = assemble.build_task(settings)
+    recipe = registry.get(settings.method_id).recipe(settings.method, task)
+    learner = recipe.phases[-1].learner
+    name = next(name for name, part in recipe.parts() if part is learner)
     _, parts = Checkpoints(Path(run) / "checkpoints").load()
-    learner = built.trainer.recipe.phases[-1].learner
-    name = next(n for n, part in built.trainer.recipe.parts() if part is learner)
     learner.load_state_dict(parts[name])
-    return learner.policy(deterministic=True), built
+    return learner.policy(deterministic=deterministic), settings
 
 
 def command(run: str | None, overrides: Sequence[str]) -> int:
@@ -43,11 +43,12 @@ def command(run: str | None, overrides: Sequence[str]) -> int:
         if key not in options or not value.isdigit():
             raise UserError(f"embodied eval takes episodes=N and seed=N, not {override!r}")
         options[key] = int(value)
-    policy, built = load_policy(run)
-    train = built.settings.train
+    policy, settings = load_policy(run)
+    about, _ = assemble.read_run(run)
+    train = settings.train
     env = envs.make(train.env, **train.env_args)
     result = Evaluator(env, options["episodes"], options["seed"])(policy)
-    path = _write_ledger(Path(run), result, built.about, options)
+    path = _write_ledger(Path(run), result, about, options)
     low, high = result.interval
     print(
         f"success {result.successes}/{len(result.episodes)} = {result.success:.1%} "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
+from embodied.core.checkpoint import Checkpoints
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.sources import MixSource
 from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer
-from embodied.core.types import Learner
+from embodied.core.types import Learner, State, UserError
 
 PROBE_ROWS = 256
 
@@ -20,6 +22,7 @@ class OfflineOnlineConfig:
 
     Attributes:
         offline_updates: updates on the offline data; 0 skips the phase.
+        pretrained: a run to take the learner from after its offline phase, instead of training it.
         online_steps: environment steps of fine-tuning afterwards; 0 stops after the offline phase.
         online_utd: critic steps per environment step while fine-tuning.
         offline_ratio: share of offline rows in online batches; 0 retains nothing, -1 takes the
@@ -30,6 +33,7 @@ class OfflineOnlineConfig:
     """
 
     offline_updates: int = 250_000
+    pretrained: str | None = None
     online_steps: int = 0
     online_utd: int = 1
     offline_ratio: float = 0.5
@@ -43,6 +47,15 @@ class OfflineOnlineConfig:
         super_check = getattr(super(), "__post_init__", None)
         if super_check is not None:
             super_check()
+
+
+def read_pretrained(run: str) -> State:
+    """What the offline phase of another run learnt: everything but its random streams."""
+    _, parts = Checkpoints(Path(run) / "checkpoints").load()
+    if "offline.learner" not in parts:
+        raise UserError(f"run {run} has no offline phase to take a pre-trained learner from")
+    state = parts["offline.learner"]
+    return {k: v for k, v in state.items() if k not in ("noise", "exploration")}
 
 
 def offline_online(
@@ -67,7 +80,7 @@ def offline_online(
         trainer.set_probe("offline", offline.next(PROBE_ROWS))
 
     phases = []
-    if config.offline_updates:
+    if config.offline_updates and config.pretrained is None:
         phases.append(
             Phase(
                 "offline",
@@ -83,6 +96,11 @@ def offline_online(
         source = MixSource(replay, offline, ratio) if config.offline_ratio else replay
 
         def enter_online(trainer: Trainer) -> None:
+            if config.pretrained is not None:
+                enter_offline(trainer)
+                learner.load_state_dict(
+                    {**learner.state_dict(), **read_pretrained(config.pretrained)}
+                )
             if not config.offline_ratio:
                 offline.drop()
 

@@ -36,7 +36,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from embodied.agents.actor_critic import (
@@ -45,9 +44,8 @@ from embodied.agents.actor_critic import (
     ActorCriticConfig,
     shared_settings,
 )
-from embodied.agents.offline_online import PROBE_ROWS
+from embodied.agents.offline_online import PROBE_ROWS, read_pretrained
 from embodied.core import registry
-from embodied.core.checkpoint import Checkpoints
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
 from embodied.core.replay import ReplaySource
@@ -177,7 +175,7 @@ def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:
     else:
 
         def pretrained() -> State:
-            return _read_pretrained(config.pretrained)
+            return read_pretrained(config.pretrained)
 
     warmup = Phase(
         "warmup",
@@ -201,14 +199,6 @@ def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:
         eval_every=config.eval_every,
     )
     return Recipe([*phases, warmup, online])
-
-
-def _read_pretrained(run: str) -> State:
-    """State of the offline learner in another run's newest checkpoint."""
-    _, parts = Checkpoints(Path(run) / "checkpoints").load()
-    if "offline.learner" not in parts:
-        raise UserError(f"run {run} has no offline phase to take a pre-trained learner from")
-    return parts["offline.learner"]
 
 
 def _check_warmup(replay: ReplaySource, task: RobotTask) -> None:
