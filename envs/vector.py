@@ -109,20 +109,19 @@ class SyncVector(VectorEnv):
         """Steps all environments with `actions: [num, action_dim]`."""
         if len(actions) != self.num_envs:
             raise ValueError(f"got {len(actions)} actions for {self.num_envs} environments")
-        steps = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
-        observations, rewards, terminated, truncated, each = zip(*steps, strict=True)
-        self._observations = np.stack(observations)
+        rewards = np.empty(self.num_envs)
+        terminated, truncated = np.empty((2, self.num_envs), bool)
+        each = []
+        for i, env in enumerate(self.envs):
+            self._observations[i], rewards[i], terminated[i], truncated[i], info = env.step(
+                actions[i]
+            )
+            each.append(info)
         infos: dict[str, Any] = {}
         for key in each[0]:
             infos[key] = np.array([info[key] for info in each])
             infos[f"_{key}"] = np.ones(self.num_envs, bool)
-        return (
-            self._observations.copy(),
-            np.array(rewards, np.float64),
-            np.array(terminated, bool),
-            np.array(truncated, bool),
-            infos,
-        )
+        return self._observations.copy(), rewards, terminated, truncated, infos
 
     def state_observation(self) -> np.ndarray:
         """Returns the flat states `float32[num, state_dim]`, for experts in pixel environments."""
