@@ -137,16 +137,13 @@ class NoisyExpert:
         Raises:
             ValueError: a setting is out of range.
         """
-        probabilities = (random_prob, failure_prob)
-        if (
-            noise < 0
-            or not 0 <= noise_correlation < 1
-            or not all(0 <= p <= 1 for p in probabilities)
-        ):
-            raise ValueError(
-                "noise must be >= 0, noise_correlation in [0, 1), probabilities in [0, 1]; got "
-                f"{noise}, {noise_correlation}, {probabilities}"
-            )
+        if noise < 0:
+            raise ValueError(f"noise must be at least 0, got {noise}")
+        if not 0 <= noise_correlation < 1:
+            raise ValueError(f"noise_correlation must be in [0, 1), got {noise_correlation}")
+        for name, value in (("random_prob", random_prob), ("failure_prob", failure_prob)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
         if not 0 <= failure_onset[0] < failure_onset[1]:
             raise ValueError(f"failure_onset must be 0 <= low < high, got {failure_onset}")
         self.expert, self.action_dim = expert, expert.action_dim

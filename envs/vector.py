@@ -7,6 +7,7 @@ Nothing resets by itself: after `terminated` or `truncated` the caller resets th
 import contextlib
 import functools
 import multiprocessing
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,20 +109,19 @@ class SyncVector(VectorEnv):
         """Steps all environments with `actions: [num, action_dim]`."""
         if len(actions) != self.num_envs:
             raise ValueError(f"got {len(actions)} actions for {self.num_envs} environments")
-        steps = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
-        observations, rewards, terminated, truncated, each = zip(*steps, strict=True)
-        self._observations = np.stack(observations)
+        rewards = np.empty(self.num_envs)
+        terminated, truncated = np.empty((2, self.num_envs), bool)
+        each = []
+        for i, env in enumerate(self.envs):
+            self._observations[i], rewards[i], terminated[i], truncated[i], info = env.step(
+                actions[i]
+            )
+            each.append(info)
         infos: dict[str, Any] = {}
         for key in each[0]:
             infos[key] = np.array([info[key] for info in each])
             infos[f"_{key}"] = np.ones(self.num_envs, bool)
-        return (
-            self._observations.copy(),
-            np.array(rewards, np.float64),
-            np.array(terminated, bool),
-            np.array(truncated, bool),
-            infos,
-        )
+        return self._observations.copy(), rewards, terminated, truncated, infos
 
     def state_observation(self) -> np.ndarray:
         """Returns the flat states `float32[num, state_dim]`, for experts in pixel environments."""
@@ -169,10 +169,10 @@ class AsyncVector(AsyncVectorEnv):
         try:
             yield
         except (multiprocessing.TimeoutError, EOFError, ConnectionError) as error:
-            dead = [i for i, process in enumerate(self.processes) if not process.is_alive()]
+            silent = isinstance(error, multiprocessing.TimeoutError)
+            cause = f"no answer within {self.timeout} s" if silent else "a worker died"
             self._state = AsyncState.DEFAULT
             self.close(terminate=True)
-            cause = f"worker(s) {dead} died" if dead else f"no answer within {self.timeout} s"
             raise WorkerError(
                 f"{what} of {self.identity['id']}: {cause}; all workers were stopped, make the "
                 "vector environment again and restore it with set_state"
@@ -223,9 +223,16 @@ class AsyncVector(AsyncVectorEnv):
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Stops the workers: politely, and by force if they do not stop within `timeout`."""
-        with contextlib.suppress(EOFError, ConnectionError):
-            super().close_extras(timeout=timeout or self.timeout, terminate=terminate)
+        deadline = time.monotonic() + (0.0 if terminate else timeout or self.timeout)
+        for pipe in self.parent_pipes:
+            if pipe is not None:  # gymnasium's mark for a worker that raised
+                with contextlib.suppress(ConnectionError):
+                    pipe.send(("close", None))
         for process in self.processes:
+            process.join(max(deadline - time.monotonic(), 0.0))
             if process.is_alive():
-                process.kill()
-            process.join()
+                process.kill()  # a stopped process ignores gentler signals
+                process.join()
+        for pipe in self.parent_pipes:
+            if pipe is not None:
+                pipe.close()

@@ -134,5 +134,5 @@ def test_resumes_exactly_through_json():
 )
 def test_wrong_settings_are_refused(wrong):
     env = envs.make("maze/point-v0")
-    with pytest.raises(ValueError, match=next(iter(wrong)).split("_prob")[0]):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         envs.NoisyExpert(envs.expert(env), rng=0, **wrong)
