@@ -57,13 +57,13 @@ CASES = list(
         [(16,), (16, 24), (16, 24, 8)],
         [True, False],
         [None, 1, 4],
-        [(1, ALL), (2, ALL), (ALL, ALL), (1, 5), (ALL, 5), (3, 1)],
+        [(1, ALL), (2, ALL), (ALL, ALL), (1, 5), (3, 1)],
     )
 )
 
 
 @pytest.mark.parametrize(("hidden", "layer_norm", "repeat", "chunk"), CASES)
-@pytest.mark.parametrize("members", [None, [2], [3, 0, 1]])
+@pytest.mark.parametrize("members", [None, [3, 0, 1]])
 def test_training_path_equals_autograd(hidden, layer_norm, repeat, chunk, members):
     critic = make(hidden, layer_norm=layer_norm, chunk=chunk)
     obs, act = batch(repeat)
