@@ -10,18 +10,17 @@ slices, each followed by a Polyak step, and then one actor and one temperature s
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from embodied.core.guards import NonFinite, check_batch, check_loss
+from embodied.agents.acting import ActorPolicy
+from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
 from embodied.core.task import RobotTask
 from embodied.core.types import Batch, Metrics, Source, State
@@ -35,7 +34,7 @@ from embodied.objectives.q_learning import (
     temperature_loss,
 )
 from policies.critic import CriticEnsemble
-from policies.gaussian import Gaussian, TanhGaussian
+from policies.gaussian import TanhGaussian
 
 UPDATES = (
     "actor",
@@ -65,12 +64,14 @@ class ActorCriticConfig:
         init_temperature: beta at the start.
         target_entropy_per_dim: H_target / action_dim (-1 in SAC, -0.5 in RLPD).
         members: critics in the ensemble.
-        subset: target critics drawn per step; their minimum is the backup. 0 means all.
+        subset: target critics drawn per step; their minimum is the backup. 0, or as many as there
+            are, means all.
         subset_replacement: draw them with replacement (WSRL) or without (REDQ, RLPD).
         actor_reduce: what the actor maximises over all critics: min or mean.
         actor_rows: actor step on all rows of the update (WSRL) or the last slice (REDQ, RLPD).
         entropy_backup: subtract beta log pi(a'|s') in the target.
-        max_target_actions: back up the max over so many next actions; 0 uses one action.
+        max_target_actions: back up the max over so many next actions; 0 uses one action. Needs
+            entropy_backup=false.
         hidden: width of each hidden layer of the actor.
         critic_hidden: of the critics; empty means as the actor.
         actor_layer_norm: LayerNorm in the actor.
@@ -109,6 +110,8 @@ class ActorCriticConfig:
             raise ValueError(f"subset must lie in [0, members={self.members}], got {self.subset}")
         if self.utd < 1 or self.batch_size < 1:
             raise ValueError("utd and batch_size must be at least 1")
+        if self.max_target_actions and self.entropy_backup:
+            raise ValueError("max_target_actions backs up no entropy: set entropy_backup=false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +119,15 @@ class ConservativeConfig:
     """The regulariser of CQL and Cal-QL.
 
     Attributes:
-        weight: alpha on the gap (5 for locomotion and AntMaze, 1 for Adroit).
+        weight: alpha on the gap (5 for locomotion, 1 for Adroit).
         actions: n uniform, n current-policy and n next-policy actions are compared.
         softmax_temperature: T of the log-sum-exp.
         calibrated: clamp policy actions from below at the Monte-Carlo return (Cal-QL).
         bound_random_actions: clamp the uniform actions as well (WSRL's switch, off).
         importance_weights: subtract log densities (off in WSRL's kitchen settings).
         subset: critics regularised per step, drawn at random; 0 means all. WSRL draws 2 of 10.
-        lagrange_threshold: gap tolerated by a learnt multiplier; None keeps `weight` fixed.
+        lagrange_threshold: gap tolerated by a learnt multiplier, which then takes the place of
+            `weight` (0.8 on AntMaze); None keeps `weight` fixed.
         lagrange_lr: learning rate of the multiplier.
     """
 
@@ -138,37 +142,21 @@ class ConservativeConfig:
     lagrange_lr: float = 3e-4
 
 
-class ActorPolicy:
-    """Acts with an actor network.
+class TDLoss:
+    """The TD loss with its gradient in closed form: for small networks autograd would dominate."""
 
-    Args:
-        actor: a Gaussian or TanhGaussian.
-        generator: exploration noise; None acts deterministically.
-    """
+    def __init__(self, target: Tensor, members: int) -> None:
+        self.target, self.members = target, members
 
-    def __init__(self, actor: TanhGaussian | Gaussian, generator: torch.Generator | None) -> None:
-        self.actor = actor
-        self.generator = generator
-        self._device = next(actor.parameters()).device
+    def __call__(self, q: Tensor, _: Tensor) -> Tensor:
+        """The share [E', B] critics have of the loss."""
+        return td_loss(q, self.target, self.members)
 
-    @torch.no_grad()
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        """[N, O] observations to [N, A] actions in [-1, 1].
-
-        Raises:
-            NonFinite: rather than let a non-finite action reach an environment.
-        """
-        obs = torch.from_numpy(np.ascontiguousarray(observation, np.float32)).to(self._device)
-        if self.generator is None:
-            action = self.actor.mode(obs)
-        else:
-            shape = (len(obs), self.actor.act_dim)
-            noise = torch.randn(shape, generator=self.generator, device=self._device)
-            action = self.actor.act(obs, noise)
-        action = action.cpu().numpy()
-        if not np.isfinite(action.sum()):
-            raise NonFinite("action of the policy")
-        return np.clip(action, -1.0, 1.0)
+    def gradient(self, q: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and dL/dq [E', B]."""
+        scale = 1.0 / (self.members * q.shape[-1])
+        error = q - self.target
+        return scale * error.square().sum(), (2.0 * scale) * error
 
 
 class _Value(torch.autograd.Function):
@@ -268,7 +256,7 @@ class ActorCritic:
         obs, action, members = batch["observation"], batch["action"], self.config.members
         target = self._td_target(batch)
         self.critic_optimizer.zero_grad()
-        q, loss = self.critic.accumulate(obs, action, lambda q, ids: td_loss(q, target, members))
+        q, loss = self.critic.accumulate(obs, action, TDLoss(target, members))
         check_loss("critic", loss)
         metrics = {"critic/td_loss": loss, "critic/q_mean": q.mean()}
         if self.conservative is not None:
@@ -338,11 +326,11 @@ class ActorCritic:
             density = None
         ids = self._draw(config.subset, replacement=True)
         count = self.config.members if ids is None else len(ids)
-        bound = batch.get("mc_return") if config.calibrated else None
+        bound = _bound(batch) if config.calibrated else None
         free = 0 if config.bound_random_actions else n
         alpha = config.weight
         if self._multiplier is not None:
-            alpha = alpha * F.softplus(self._multiplier.detach())
+            alpha = F.softplus(self._multiplier.detach())
         gaps = []
 
         def loss(q: Tensor, _: Tensor) -> Tensor:
@@ -351,7 +339,7 @@ class ActorCritic:
                 sampled = calibrate(sampled, bound, free)
             gap = cql_gap(sampled, data, density, config.softmax_temperature)
             gaps.append(gap.detach())
-            return alpha * gap.sum() / (count * len(data))
+            return alpha * gap.sum() / (count * gap.shape[-1])
 
         q, value = self.critic.accumulate(obs, actions, loss, members=ids)
         check_loss("conservative", value)
@@ -454,16 +442,14 @@ def probe_critic(critic: CriticEnsemble, target: Tensor, mode: Any, batch: Batch
     return {"q": q.mean(), "td": (q - y).square().mean()}
 
 
-def shared_settings(config: Any, of: type) -> dict[str, Any]:
-    """The fields of `config` that `of` has too: what a pre-trainer takes from the method using it.
-
-    Args:
-        config: a config dataclass instance.
-        of: another config dataclass.
-    """
-    wanted = {f.name for f in dataclasses.fields(ActorCriticConfig)}
-    wanted &= {f.name for f in dataclasses.fields(of)}
-    return {name: getattr(config, name) for name in wanted if hasattr(config, name)}
+def _bound(batch: Batch) -> Tensor:
+    """[B] Monte-Carlo returns, without which Cal-QL would quietly be CQL."""
+    if "mc_return" not in batch:
+        raise ValueError(
+            "the calibrated regulariser needs the column mc_return: give the source a discount "
+            "for Monte-Carlo returns, or set conservative.calibrated=false"
+        )
+    return batch["mc_return"]
 
 
 def _positive(value: float, device: torch.device) -> Tensor:

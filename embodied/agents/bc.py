@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from embodied.agents.actor_critic import ActorPolicy
+from embodied.agents.acting import ActorPolicy
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
 from embodied.core.phase import Phase, Recipe, Until

@@ -16,11 +16,13 @@ Deviations:
    which switches the bound off.
 2. An all-failure episode of a sparse task gets r_neg / (1 - gamma) by a comparison with tolerance;
    the authors compare floats exactly.
-3. The uniform actions are not clamped (the authors' default; `bound_random_actions` clamps them).
-4. The multiplier, if any, starts at 1 and is not multiplied by `weight` 5 on top.
+3. `bound_random_actions` (off) clamps the uniform actions too, which the authors never do.
+4. The multiplier, if any, starts at 1 and takes the place of `weight`; the authors start at e and
+   multiply it by 5.
 5. Online updates draw from finished episodes, one per environment step, instead of T updates after
    each episode of T steps.
-6. beta = softplus(rho), orthogonal initialisation, std clipped as in WSRL's code.
+6. beta = softplus(rho), orthogonal initialisation, std = exp(net) clipped, as in WSRL's code; the
+   authors scale and shift log std by two learnt scalars.
 """
 
 from __future__ import annotations

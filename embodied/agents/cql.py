@@ -13,11 +13,14 @@ data's, so that unseen actions look worse than they are. Fine-tuning continues w
 
 Deviations:
 1. The paper's 1/2 on the TD term is absent, as in every code: alpha 5 here is alpha 2.5 there.
-2. With a large ensemble the regulariser is computed on a random pair of critics per step (WSRL's
-   code); 0 for `conservative.subset` regularises all of them.
+2. `conservative.subset` regularises a random subset of a large ensemble per step, as WSRL's code
+   does; by default all critics are.
 3. beta = softplus(rho), orthogonal initialisation, std clipped as in WSRL's code.
 4. The first-40k-steps behaviour-cloning actor of the authors' AntMaze runs is left out.
-5. The Lagrange multiplier is softplus(rho) from 1 (WSRL); the authors clip exp(rho).
+5. The Lagrange multiplier is softplus(rho) from 1 and takes the place of alpha (WSRL); the authors
+   clip exp(rho) and multiply it by alpha.
+6. With `max_target_actions` the min over critics is taken before the max over actions (Cal-QL,
+   WSRL); the authors' AntMaze code takes the max first.
 """
 
 from __future__ import annotations

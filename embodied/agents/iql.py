@@ -16,9 +16,13 @@ Steps in this order: V, then the actor with the new V, then Q with the new V, th
 Deviations:
 1. `squash` puts a tanh-Gaussian in place of the authors' Gaussian with tanh mean, so that WSRL can
    take the policy over; off by default.
-2. The cosine decay of the actor's learning rate is over the offline phase only, as the authors do
-   for offline runs, and off (`cosine_decay`) when fine-tuning follows.
+2. The cosine decay of the actor's learning rate, which the authors use for offline runs, is off by
+   default (`cosine_decay`), since it leaves nothing to fine-tune with.
 3. Orthogonal initialisation with output gain 0.01 in the actor.
+4. The critic loss is the mean over the ensemble, not the sum; under Adam only epsilon sees it.
+5. Online batches take the share offline data has of all rows from the data and the rest from the
+   buffer, instead of appending the data to the buffer; the first update comes after `wait_steps`
+   steps (WSRL's code), not after one.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from typing import Any
 
 import torch
 
-from embodied.agents.actor_critic import ActorPolicy, probe_critic
+from embodied.agents.acting import ActorPolicy
+from embodied.agents.actor_critic import TDLoss, probe_critic
 from embodied.agents.offline_online import OfflineOnlineConfig, offline_online
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
@@ -43,7 +48,6 @@ from embodied.objectives.q_learning import (
     advantage_weights,
     expectile_loss,
     min_over_members,
-    td_loss,
     td_target,
 )
 from policies.critic import CriticEnsemble
@@ -202,7 +206,7 @@ class IQL:
         q, loss = self.critic.accumulate(
             batch["observation"],
             batch["action"],
-            lambda q, ids: td_loss(q, target, config.members),
+            TDLoss(target, config.members),
         )
         check_loss("critic", loss)
         norm = self.critic_optimizer.step()

@@ -24,7 +24,7 @@ class OfflineOnlineConfig:
         offline_updates: updates on the offline data; 0 skips the phase.
         pretrained: a run to take the learner from after its offline phase, instead of training it.
         online_steps: environment steps of fine-tuning afterwards; 0 stops after the offline phase.
-        online_utd: critic steps per environment step while fine-tuning.
+        online_utd: updates per environment step while fine-tuning.
         offline_ratio: share of offline rows in online batches; 0 retains nothing, -1 takes the
             share the offline data has of all rows (as if it had been appended to the buffer).
         capacity: rows of the replay buffer.
@@ -70,7 +70,7 @@ def offline_online(
     Args:
         config: lengths and retention.
         task: environments and data.
-        learner: trained in both phases, one critic step per update.
+        learner: trained in both phases.
         returns_discount: also provide Monte-Carlo returns; online batches then come from finished
             episodes only.
     """

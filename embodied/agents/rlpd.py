@@ -63,6 +63,14 @@ class RLPDConfig(ActorCriticConfig):
     capacity: int = 1_000_000
     eval_every: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.online_steps <= self.random_steps:
+            raise ValueError(
+                f"online_steps ({self.online_steps}) includes the random steps and must exceed "
+                f"random_steps ({self.random_steps})"
+            )
+
 
 def build(config: RLPDConfig, task: RobotTask) -> ActorCritic:
     """A fresh learner."""
@@ -77,8 +85,9 @@ def recipe(config: RLPDConfig, task: RobotTask) -> Recipe:
     mixed = MixSource(replay, offline, config.offline_ratio)
     uniform = UniformPolicy(task.action_dim, task.streams.numpy("rlpd/random"))
 
-    def enter_random(trainer: Trainer) -> None:
-        trainer.set_probe("offline", offline.next(PROBE_ROWS))
+    def probe_offline(trainer: Trainer) -> None:
+        if "offline" not in trainer.probes:
+            trainer.set_probe("offline", offline.next(PROBE_ROWS))
 
     random = Phase(
         "random",
@@ -88,7 +97,7 @@ def recipe(config: RLPDConfig, task: RobotTask) -> Recipe:
         collector=collector,
         updates_per_step=Fraction(0),
         policy=None if config.policy_first else uniform,
-        on_enter=enter_random,
+        on_enter=probe_offline,
         eval_at_end=False,
     )
     online = Phase(
@@ -98,9 +107,10 @@ def recipe(config: RLPDConfig, task: RobotTask) -> Recipe:
         Until("env_steps", config.online_steps - config.random_steps),
         collector=collector,
         start_rows=1,
+        on_enter=probe_offline,
         eval_every=config.eval_every,
     )
-    return Recipe([random, online])
+    return Recipe([random, online] if config.random_steps else [online])
 
 
 register(

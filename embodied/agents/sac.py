@@ -50,6 +50,14 @@ class SACConfig(ActorCriticConfig):
     capacity: int = 1_000_000
     eval_every: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.online_steps <= self.random_steps:
+            raise ValueError(
+                f"online_steps ({self.online_steps}) includes the random steps and must exceed "
+                f"random_steps ({self.random_steps})"
+            )
+
 
 def build(config: SACConfig, task: RobotTask) -> ActorCritic:
     """A fresh learner."""

@@ -28,6 +28,8 @@ Deviations:
 4. Pre-training and fine-tuning are one run with one log; `pretrained` starts from another run.
 5. Before fine-tuning the warm-up buffer is checked for successes, which the authors do not do: a
    warm-up without any success cannot help (`require_warmup_success`).
+6. Actions of the data are clipped to +-0.99999 only where their density is taken (BC, IQL); the
+   authors clip them everywhere.
 """
 
 from __future__ import annotations
@@ -42,7 +44,6 @@ from embodied.agents.actor_critic import (
     UPDATES,
     ActorCritic,
     ActorCriticConfig,
-    shared_settings,
 )
 from embodied.agents.offline_online import PROBE_ROWS, read_pretrained
 from embodied.core import registry
@@ -60,10 +61,12 @@ class WSRLConfig(ActorCriticConfig):
 
     Attributes:
         pretrain: the offline method: calql, cql, iql or bc.
-        pretrain_args: its settings; those it shares with this config are taken from here.
+        pretrain_args: its settings; those it shares with this config are taken from here, and as
+            many critics are regularised per step as are backed up (`conservative.subset`).
         pretrained: a run to take the pre-trained learner from instead of pre-training.
         offline_updates: updates of pre-training.
-        warmup_steps: K, frozen-policy steps that only fill the buffer.
+        warmup_steps: K, frozen-policy steps that only fill the buffer. With 0 updates still wait
+            until the buffer holds the rows of one, as in the authors' code.
         online_steps: environment steps in all, warm-up included.
         capacity: rows of the online buffer.
         require_warmup_success: stop with an explanation if the warm-up of a sparse task saw no
@@ -109,60 +112,53 @@ def pretrainer(config: WSRLConfig, task: RobotTask) -> Any:
     method = registry.get(config.pretrain)
     if config.pretrain not in ("calql", "cql", "iql", "bc"):
         raise UserError(f"pretrain must be calql, cql, iql or bc, got {config.pretrain!r}")
-    settings = shared_settings(config, method.config) | {"utd": 1}
-    settings |= {"squash": True, "offline_updates": config.offline_updates}
     known = {f.name for f in dataclasses.fields(method.config)}
-    settings = {k: v for k, v in settings.items() if k in known}
-    if "conservative" in known:  # as in the authors' code, on as many critics as are backed up
-        settings["conservative"] = {"subset": config.subset}
-    for name, value in config.pretrain_args.items():
+    shared = {f.name for f in dataclasses.fields(ActorCriticConfig)}
+    settings = {name: getattr(config, name) for name in shared}
+    settings |= {"utd": 1, "squash": True, "offline_updates": config.offline_updates}
+    chosen = method.config(**{name: v for name, v in settings.items() if name in known})
+    if "conservative" in known:  # the authors regularise as many critics as they back up
+        conservative = dataclasses.replace(chosen.conservative, subset=config.subset)
+        chosen = dataclasses.replace(chosen, conservative=conservative)
+    return method.learner(_override(chosen, config.pretrain_args, "method.pretrain_args"), task)
+
+
+def _override(config: Any, values: Mapping[str, Any], path: str) -> Any:
+    """A config with some fields replaced; a mapping replaces fields of a nested config."""
+    known = {f.name for f in dataclasses.fields(config)}
+    changes = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(
+                f"{path}.{name} is no setting of the pre-trainer; {registry.nearest(name, known)}"
+            )
         if isinstance(value, Mapping):
-            value = {**settings.get(name, {}), **value}
-        settings[name] = value
-    return method.learner(_construct(method.config, settings), task)
-
-
-def _construct(config: type, values: Mapping[str, Any]) -> Any:
-    """A config dataclass from plain values; dicts update the dataclass of the field they are for.
-
-    Raises:
-        UserError: naming the nearest known setting.
-    """
-    fields = {f.name: f for f in dataclasses.fields(config)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise UserError(
-            f"method.pretrain_args.{unknown[0]} is no setting of the pre-trainer; "
-            f"{registry.nearest(unknown[0], fields)}"
-        )
-    return config(
-        **{
-            name: dataclasses.replace(fields[name].default_factory(), **value)
-            if isinstance(value, Mapping)
-            else value
-            for name, value in values.items()
-        }
-    )
+            value = _override(getattr(config, name), value, f"{path}.{name}")
+        changes[name] = value
+    return dataclasses.replace(config, **changes)
 
 
 def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:
     """Offline, hand-over, warm-up, online."""
     learner = build(config, task)
-    offline = task.offline(config.discount if config.pretrain == "calql" else None)
     replay = task.replay(min(config.capacity, config.online_steps))
     collector = task.environments()
+    offline = None
+    if config.pretrained is None or task.episodes is not None:
+        offline = task.offline(config.discount if config.pretrain == "calql" else None)
     phases = []
 
     def probe_offline(trainer: Trainer) -> None:
-        if "offline" not in trainer.probes:
+        if offline is not None and "offline" not in trainer.probes:
             trainer.set_probe("offline", offline.next(PROBE_ROWS))
 
     def hand_over(trainer: Trainer) -> None:
         probe_offline(trainer)
         learner.take_over(pretrained())
-        offline.drop()
+        if offline is not None:
+            offline.drop()
 
-    def enter_online(trainer: Trainer) -> None:
+    def check_and_probe(trainer: Trainer) -> None:
         trainer.set_probe("online", replay.next(PROBE_ROWS))
         if config.require_warmup_success and task.sparse:
             _check_warmup(replay, task)
@@ -195,10 +191,10 @@ def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:
         collector=collector,
         # the authors update once the step index exceeds max(K, rows of one update)
         start_after=max(1, config.batch_size * config.utd - config.warmup_steps + 1),
-        on_enter=enter_online,
+        on_enter=check_and_probe if config.warmup_steps else hand_over,
         eval_every=config.eval_every,
     )
-    return Recipe([*phases, warmup, online])
+    return Recipe([*phases, warmup, online] if config.warmup_steps else [*phases, online])
 
 
 def _check_warmup(replay: ReplaySource, task: RobotTask) -> None:
