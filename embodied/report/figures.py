@@ -88,13 +88,13 @@ def learning_curve(run: Run, kind: str = "svg") -> bytes | None:
             _draw_evaluations(axes, evaluations, [e.updates for e in evaluations])
             axes.set_xlabel("updates")
         else:
-            strip = _steps_axis(axes, run)
+            left = _steps_axis(axes, run)
             _draw_collected(axes, collected)
             online = [e for e in evaluations if e.of != PRETRAINING]
             _draw_evaluations(axes, online, [e.env_steps for e in online])
             offline = [e for e in evaluations if e.of == PRETRAINING]
             if offline:
-                _draw_before(axes, offline[-1], strip)
+                _draw_before(axes, offline[-1], left)
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
         axes.set_ylabel("success rate")
@@ -111,11 +111,11 @@ def value_curve(run: Run, kind: str = "svg") -> bytes | None:
         panels = figure.subplots(1, 2)
         quantities = ("q", "mean Q"), ("td", "TD error, mean square")
         for axes, (quantity, name) in zip(panels, quantities, strict=True):
-            strip = _steps_axis(axes, run, narrowest=0.16)
+            left = _steps_axis(axes, run, narrowest=0.16)
             for probe, label, colour, marker in PROBES:
                 points = series.get(f"{probe}_{quantity}", np.empty((0, 3)))
                 if len(points):
-                    x = np.where(points[:, 2] > 0, strip, points[:, 0])
+                    x = np.where(points[:, 2] > 0, left, points[:, 0])
                     axes.plot(x, points[:, 1], f"-{marker}", ms=4, color=colour, label=label)
             drawn = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata()) > 0]
             if quantity == "td" and drawn and all((np.asarray(y) > 0).all() for y in drawn):
