@@ -26,6 +26,7 @@ ORANGE, SKY, INK, FAINT = "#E69F00", "#56B4E9", "#24303c", "#8a96a3"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#666666")
 SHADES = {"offline": "#e9edf2", "warmup": "#fdf1dc", "random": "#fdf1dc", "online": "#edf5fb"}
 NAMES = {"warmup": "warm-up"}
+PROBES = (("offline", "offline data", BLUE, "o"), ("online", "first online data", VERMILION, "s"))
 WIDTH = 8.6  # inches
 POINTS = 300  # most points a line is drawn with
 STYLE = {
@@ -87,13 +88,13 @@ def learning_curve(run: Run, kind: str = "svg") -> bytes | None:
             _draw_evaluations(axes, evaluations, [e.updates for e in evaluations])
             axes.set_xlabel("updates")
         else:
-            strip = _steps_axis(axes, run)
+            left = _steps_axis(axes, run)
             _draw_collected(axes, collected)
             online = [e for e in evaluations if e.of != PRETRAINING]
             _draw_evaluations(axes, online, [e.env_steps for e in online])
             offline = [e for e in evaluations if e.of == PRETRAINING]
             if offline:
-                _draw_before(axes, offline[-1], strip)
+                _draw_before(axes, offline[-1], left)
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
         axes.set_ylabel("success rate")
@@ -108,19 +109,18 @@ def value_curve(run: Run, kind: str = "svg") -> bytes | None:
         return None
     with _figure(WIDTH, 3.0) as figure:
         panels = figure.subplots(1, 2)
-        quantities = ("q", "mean Q on fixed batches"), ("td", "TD error (mean square)")
-        for axes, (quantity, title) in zip(panels, quantities, strict=True):
-            strip = _steps_axis(axes, run, label=axes is panels[0])
-            for probe, colour, marker in (("offline", BLUE, "o"), ("online", VERMILION, "s")):
+        quantities = ("q", "mean Q"), ("td", "TD error, mean square")
+        for axes, (quantity, name) in zip(panels, quantities, strict=True):
+            left = _steps_axis(axes, run, narrowest=0.16)
+            for probe, label, colour, marker in PROBES:
                 points = series.get(f"{probe}_{quantity}", np.empty((0, 3)))
                 if len(points):
-                    x = np.where(points[:, 2] > 0, strip, points[:, 0])
-                    label = f"{probe} data" if probe == "offline" else "warm-up data"
+                    x = np.where(points[:, 2] > 0, left, points[:, 0])
                     axes.plot(x, points[:, 1], f"-{marker}", ms=4, color=colour, label=label)
             drawn = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata()) > 0]
             if quantity == "td" and drawn and all((np.asarray(y) > 0).all() for y in drawn):
                 axes.set_yscale("log")
-            axes.set_title(title)
+            axes.set_ylabel(name)
         _legend(panels[0])
         return _image(figure, kind)
 
@@ -145,7 +145,7 @@ def training_metrics(run: Run, kind: str = "svg", most: int = 6) -> bytes | None
                 if name in e["metrics"]
             ]
             points = _thin(np.array(points, float))
-            _shade(axes, run.spans, "updates", label=False)
+            _shade(axes, run.spans, "updates")
             axes.plot(points[:, 0], points[:, 1], color=BLUE, lw=1.4)
             y = points[np.isfinite(points[:, 1]), 1]
             if len(y) and y.min() > 0 and y.max() > 50 * y.min():
@@ -319,23 +319,23 @@ def _image(figure: Figure, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def _steps_axis(axes: Axes, run: Run, label: bool = True) -> float:
+def _steps_axis(axes: Axes, run: Run, narrowest: float = 0.08) -> float:
     """Shade the phases over environment steps; returns the middle of the pre-training strip."""
     end = max(run.last["env_steps"], 1)
     offline = any(s.name == PRETRAINING for s in run.spans)
     width = 0.09 * end if offline else 0.0
     if offline:
         axes.axvspan(-width, 0, color=SHADES["offline"], lw=0, zorder=0)
-        if label:
-            _phase_name(axes, -width / 2, "offline")
-    _shade(axes, run.spans, "env_steps", label=label)
+        _phase_name(axes, -width / 2, "offline")
+    _shade(axes, run.spans, "env_steps", narrowest)
     axes.set_xlim(-width, 1.015 * end)
     axes.xaxis.set_major_formatter(lambda x, _: _thousands(x, _) if x >= 0 else "")
     axes.set_xlabel("environment steps")
     return -width / 2
 
 
-def _shade(axes: Axes, spans: Sequence[Span], counter: str, *, label: bool) -> None:
+def _shade(axes: Axes, spans: Sequence[Span], counter: str, narrowest: float = 1.0) -> None:
+    """Shade the phases; those wider than a fraction `narrowest` of the axis get their name."""
     end = max((getattr(s, counter)[1] for s in spans), default=0)
     for i, span in enumerate(spans):
         low, high = getattr(span, counter)
@@ -343,7 +343,7 @@ def _shade(axes: Axes, spans: Sequence[Span], counter: str, *, label: bool) -> N
             continue
         shade = SHADES.get(span.name, ("#f3f6f9", "#e9eff4")[i % 2])
         axes.axvspan(low, high, color=shade, lw=0, zorder=0)
-        if label and high - low > 0.07 * end:
+        if high - low > narrowest * end:
             _phase_name(axes, (low + high) / 2, NAMES.get(span.name, span.name))
 
 

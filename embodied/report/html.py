@@ -10,7 +10,15 @@ from typing import Any
 
 from embodied.report import figures
 from embodied.report.files import extra, write_text
-from embodied.report.run import EvaluationLine, Run, headline, number, percent, read_run
+from embodied.report.run import (
+    EvaluationLine,
+    Run,
+    headline,
+    number,
+    percent,
+    percent_range,
+    read_run,
+)
 from embodied.report.style import CSS
 
 SPIRAL = (
@@ -73,11 +81,13 @@ def _header(run: Run) -> str:
     title = escape(run.directory.name)
     if "method" in info and "env" in info:
         title = f"<b>{escape(info['method'])}</b> on <b>{escape(info['env'])}</b>"
+    faults = len(run.of_kind("fault"))
     chips = [
         f"seed {info['seed']}" if "seed" in info else "",
         f"{run.last['env_steps']:,} environment steps",
         f"{run.last['updates']:,} updates",
         _duration(run.last.get("wall_time", 0.0)),
+        f"{faults} fault{'s' * (faults > 1)}, see below" if faults else "",
     ]
     parts = [
         f"<h1>{title}</h1>",
@@ -96,8 +106,9 @@ def _header(run: Run) -> str:
         cards.append(_card("after", run.after, "fine-tuned"))
     else:
         cards = [_card("after", run.after, f"after {run.after.of}")] if run.after else []
-    verdict = f'<div class="verdict"><p class="what">{escape(what)}</p><p>{escape(how_sure)}</p>'
-    parts.append(f'<div class="headline">{"".join(cards)}{verdict}</div></div>')
+    verdict = f'<p class="what">{escape(what)}</p><p>{escape(how_sure)}</p>'
+    verdict = f'<div class="verdict">{verdict}</div>'.replace(" %", "&nbsp;%")
+    parts.append(f'<div class="headline">{"".join(cards)}{verdict}</div>')
     return "<header>" + "".join(parts) + "</header>"
 
 
@@ -111,7 +122,7 @@ def _card(kind: str, line: EvaluationLine, text: str) -> str:
         f'<div class="card {kind}"><small>{escape(text)}</small>'
         f"<strong>{percent(line.success)}</strong>"
         f"<span>{line.successes} of {line.episodes} episodes</span>{bar}"
-        f"<span>95 % Wilson interval {percent(low)} to {percent(high)}</span></div>"
+        f"<span>95 % Wilson interval {percent_range(low, high)}</span></div>"
     )
 
 
@@ -198,7 +209,6 @@ def _evaluations(run: Run) -> str:
     marks = [(run.before, "before"), (run.after, "after")] if run.before else []
     rows = []
     for e in evaluations:
-        low, high = e.interval
         tag = "".join(f' <span class="tag {m}">{m}</span>' for line, m in marks if e == line)
         rows.append(
             [
@@ -207,7 +217,7 @@ def _evaluations(run: Run) -> str:
                 f"{e.updates:,}",
                 f"{e.successes}/{e.episodes}",
                 percent(e.success),
-                f"{percent(low)} – {percent(high)}",
+                percent_range(*e.interval),
                 f"{e.mean_return:.4g}",
             ]
         )
@@ -238,7 +248,8 @@ def _ledger(run: Run) -> str:
         f"Episode by episode: {gained} newly solved, {lost} no longer solved, "
         f"{len(pairs) - gained - lost} unchanged"
     )
-    return verdict + _details(summary, _table(columns, rows, text=2, classes=classes))
+    episodes = _details(summary, _table(columns, rows, text=2, classes=classes))
+    return _section("Before and after", verdict + episodes)
 
 
 def _states_verdict(

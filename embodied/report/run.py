@@ -45,11 +45,7 @@ class EvaluationLine:
         return self.successes / self.episodes
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return (
-            f"{percent(self.success)} ({self.successes}/{self.episodes}, "
-            f"95 % interval {percent(low)} to {percent(high)})"
-        )
+        return f"{percent(self.success)} ({self.successes}/{self.episodes})"
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ class Run:
                 (e["counters"]["env_steps"], end["env_steps"]),
                 (e["counters"]["updates"], end["updates"]),
             )
-            for e, end in zip(entered, ends, strict=True)
+            for e, end in zip(entered, ends, strict=False)  # a log may hold no phase
         ]
 
     @property
@@ -172,19 +168,24 @@ def headline(before: EvaluationLine | None, after: EvaluationLine | None) -> tup
     if before.interval[1] < after.interval[0] or after.interval[1] < before.interval[0]:
         change = "gain" if word == "rose" else "loss"
         return what, (
-            f"The intervals are apart: this {change} is more than the luck of the evaluated "
+            f"The 95 % intervals are apart: this {change} is more than the luck of the evaluated "
             "episodes. One seed says nothing about other seeds."
         )
     change = "an improvement" if word == "rose" else "a loss"
     return what, (
-        f"The intervals overlap: these episodes alone do not establish {change}. Evaluate on more "
-        "episodes or run more seeds."
+        f"The 95 % intervals overlap: these episodes alone do not establish {change}. Evaluate on "
+        "more episodes or run more seeds."
     )
 
 
 def percent(rate: float) -> str:
     """A rate as a percentage: 0.985 is "98.5 %", 0.9 is "90 %"."""
     return f"{100 * rate:.1f}".removesuffix(".0") + " %"
+
+
+def percent_range(low: float, high: float) -> str:
+    """An interval of rates: "18.1–56.7 %"."""
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
 def number(value: Any) -> float:

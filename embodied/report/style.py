@@ -38,6 +38,7 @@ section, details { background: var(--paper); border: 1px solid var(--line); bord
   padding: 22px 24px; margin: 16px 0; }
 summary { cursor: pointer; font-weight: 600; }
 details { padding: 14px 24px; }
+section details { border: 0; padding: 0; margin: 14px 0 0; }
 details[open] summary { margin-bottom: 14px; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; }
@@ -46,7 +47,7 @@ figcaption { margin-top: 12px; font-size: 14px; color: var(--soft); max-width: 8
   color: #eef3f7; font: 13.5px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
   monospace; white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }
 .videos { display: flex; flex-wrap: wrap; gap: 24px; justify-content: center; }
-.videos figure { flex: 1 1 300px; max-width: 460px; }
+.videos figure { flex: 1 1 300px; max-width: 400px; }
 .videos video { display: block; width: 100%; border-radius: 6px; border: 1px solid var(--line);
   background: #fff; }
 .videos figcaption { text-align: center; font-weight: 600; }
