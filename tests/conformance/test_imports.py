@@ -67,9 +67,10 @@ def standard(name):
 TYPES = "embodied.core.types"
 ANY = object()
 
+# Whatever composes (the command line, reports, proofs) may import everything and has no row.
 # folder -> (our modules it may import, other packages it may import; lazy ones beside them)
 RULES = {
-    "embodied/core": (("embodied.core",), ("numpy", "torch", "safetensors"), ("wandb",)),
+    "embodied/core": (("embodied.core",), ("numpy", "torch", "safetensors"), ("wandb", "rich")),
     "embodied/objectives": (("embodied.objectives",), ("torch",), ()),
     "embodied/data": (("embodied.data", TYPES), ANY, ()),
     "policies": (("policies", TYPES), ("torch",), ()),
@@ -161,15 +162,6 @@ def test_hardware_runs_without_torch():
             assert not under(found.name, "torch"), path
             if under(found.name, "mujoco"):
                 assert path.stem in ("twin", "kinematics"), path
-
-
-def test_only_the_command_line_knows_everything():
-    for path in FILES:
-        name = relative(path)
-        if under(name.removesuffix(".py").replace("/", "."), "embodied.cli", "embodied.report"):
-            continue
-        for found in imports(path.read_text(encoding="utf-8")):
-            assert not under(found.name, "embodied.cli", "embodied.report"), (name, found)
 
 
 UNSAFE = [
