@@ -14,11 +14,15 @@ class ActorPolicy:
 
     Args:
         actor: a Gaussian or TanhGaussian.
+        act_dim: length of an action.
         generator: exploration noise; None acts deterministically.
     """
 
-    def __init__(self, actor: TanhGaussian | Gaussian, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, actor: TanhGaussian | Gaussian, act_dim: int, generator: torch.Generator | None
+    ) -> None:
         self.actor = actor
+        self.act_dim = act_dim
         self.generator = generator
         self._device = next(actor.parameters()).device
 
@@ -33,7 +37,7 @@ class ActorPolicy:
         if self.generator is None:
             action = self.actor.mode(obs)
         else:
-            shape = (len(obs), self.actor.act_dim)
+            shape = (len(obs), self.act_dim)
             noise = torch.randn(shape, generator=self.generator, device=self._device)
             action = self.actor.act(obs, noise)
         action = action.cpu().numpy()

@@ -236,7 +236,8 @@ class ActorCritic:
 
     def policy(self, deterministic: bool = False) -> ActorPolicy:
         """The current policy; it follows later updates."""
-        return ActorPolicy(self.actor, None if deterministic else self.exploration)
+        generator = None if deterministic else self.exploration
+        return ActorPolicy(self.actor, self.act_dim, generator)
 
     def update(self, source: Source) -> Metrics:
         """`utd` critic steps and one actor and temperature step."""

@@ -56,9 +56,10 @@ class BC:
     def __init__(self, config: BCConfig, task: RobotTask) -> None:
         self.config = config
         self.device = torch.device(task.device)
+        self.act_dim = task.action_dim
         self.actor = TanhGaussian(
             task.observation_dim,
-            task.action_dim,
+            self.act_dim,
             config.hidden,
             layer_norm=config.actor_layer_norm,
             state_dependent_std=config.state_dependent_std,
@@ -69,7 +70,8 @@ class BC:
 
     def policy(self, deterministic: bool = False) -> ActorPolicy:
         """The current policy; it follows later updates."""
-        return ActorPolicy(self.actor, None if deterministic else self.exploration)
+        generator = None if deterministic else self.exploration
+        return ActorPolicy(self.actor, self.act_dim, generator)
 
     def update(self, source: Source) -> Metrics:
         """One step on one batch."""

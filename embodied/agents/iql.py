@@ -113,6 +113,7 @@ class IQL:
         self.config = config
         self.device = torch.device(task.device)
         obs_dim, act_dim = task.observation_dim, task.action_dim
+        self.act_dim = act_dim
         init = task.streams.torch("iql/init")
         network = {"layer_norm": config.actor_layer_norm, "generator": init}
         if config.squash:
@@ -150,7 +151,8 @@ class IQL:
 
     def policy(self, deterministic: bool = False) -> ActorPolicy:
         """The current policy; samples are clipped to [-1, 1]."""
-        return ActorPolicy(self.actor, None if deterministic else self.exploration)
+        generator = None if deterministic else self.exploration
+        return ActorPolicy(self.actor, self.act_dim, generator)
 
     def update(self, source: Source) -> Metrics:
         """One step each of value, actor and critics."""

@@ -11,6 +11,8 @@ from embodied.core.seeding import Streams
 from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer, TrainerOptions
 
+torch.set_num_threads(1)  # networks this small only lose by sharing
+
 NETWORK = {"hidden": (8,), "critic_hidden": (8, 8)}
 
 
