@@ -1,11 +1,17 @@
-"""Acting with an actor network: what every method of the family hands to a collector."""
+"""Acting and probing, alike in every method of the family."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from embodied.core.guards import NonFinite
+from embodied.core.types import Batch, Metrics
+from embodied.objectives.q_learning import min_over_members, td_target
+from policies.critic import CriticEnsemble
 from policies.gaussian import Gaussian, TanhGaussian
 
 
@@ -44,3 +50,23 @@ class ActorPolicy:
         if not np.isfinite(action.sum()):
             raise NonFinite("action of the policy")
         return np.clip(action, -1.0, 1.0)
+
+
+@torch.no_grad()
+def probe_critic(
+    critic: CriticEnsemble, target: Tensor, mode: Any, batch: Batch, discount: float
+) -> Metrics:
+    """Mean Q over critics and rows, and the mean squared TD error against the min of all targets.
+
+    Args:
+        critic: the ensemble.
+        target: its target weights [E, P].
+        mode: obs -> deterministic action.
+        batch: B transitions.
+        discount: gamma.
+    """
+    next_obs = batch["next_observation"]
+    value = min_over_members(critic.values(next_obs, mode(next_obs), weight=target))
+    q = critic.values(batch["observation"], batch["action"])
+    y = td_target(batch["reward"], batch["mask"], value, discount)
+    return {"q": q.mean(), "td": (q - y).square().mean()}

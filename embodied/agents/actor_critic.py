@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from embodied.agents.acting import ActorPolicy
+from embodied.agents.acting import ActorPolicy, probe_critic
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
 from embodied.core.task import RobotTask
@@ -424,23 +424,6 @@ class ActorCritic:
         if self._multiplier is not None:
             self._multiplier.copy_(state["multiplier"])
             self._multiplier_optimizer.load_state_dict(state["multiplier_optimizer"])
-
-
-def probe_critic(critic: CriticEnsemble, target: Tensor, mode: Any, batch: Batch, discount: float):
-    """Mean Q over critics and rows, and the mean squared TD error against the min of all targets.
-
-    Args:
-        critic: the ensemble.
-        target: its target weights [E, P].
-        mode: obs -> deterministic action.
-        batch: B transitions.
-        discount: gamma.
-    """
-    next_obs = batch["next_observation"]
-    value = min_over_members(critic.values(next_obs, mode(next_obs), weight=target))
-    q = critic.values(batch["observation"], batch["action"])
-    y = td_target(batch["reward"], batch["mask"], value, discount)
-    return {"q": q.mean(), "td": (q - y).square().mean()}
 
 
 def _bound(batch: Batch) -> Tensor:

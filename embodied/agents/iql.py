@@ -23,6 +23,8 @@ Deviations:
 5. Online batches take the share offline data has of all rows from the data and the rest from the
    buffer, instead of appending the data to the buffer; the first update comes after `wait_steps`
    steps (WSRL's code), not after one.
+6. Locomotion rewards are not scaled by 1000 / (best - worst return); the task's reward transform
+   can.
 """
 
 from __future__ import annotations

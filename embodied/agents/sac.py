@@ -20,6 +20,8 @@ Deviations:
 2. The critic loss is the mean over the ensemble, not the sum; under Adam only epsilon sees it.
 3. std is exp(net) clipped to [1e-5, 10] instead of log std clipped to [-20, 2].
 4. Orthogonal initialisation; the papers' codes use Xavier uniform.
+5. REDQ's fractional subset sizes and its per-task target entropies (MBPO's) are not built in; set
+   `target_entropy_per_dim`.
 """
 
 from __future__ import annotations
