@@ -42,12 +42,24 @@ def check_gradients(name: str, parameters: Iterable[torch.Tensor]) -> torch.Tens
     Returns:
         The global gradient norm, a scalar tensor.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    norm = _norm([p.grad for p in parameters if p.grad is not None])
     if not math.isfinite(float(norm)):
         raise NonFinite(f"gradient of {name}")
     return norm
+
+
+def check_parameters(name: str, parameters: Iterable[torch.Tensor]) -> None:
+    """Raise NonFinite unless all parameters are finite.
+
+    A loss does not show them all: a ReLU turns a weight of minus infinity into a plain 0.
+    """
+    if not math.isfinite(float(_norm([p.detach() for p in parameters]))):
+        raise NonFinite(f"parameter of {name}")
+
+
+def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    norms = torch._foreach_norm(tensors)
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
 
 def check_batch(batch: Mapping[str, torch.Tensor]) -> None:
