@@ -34,6 +34,12 @@ class NoCheckpoint(UserError):
     """There is nothing to load."""
 
 
+class SaveFailed(UserError):
+    """The final state of a run could not be saved."""
+
+    exit_code = 14
+
+
 def split_state(state: Any, prefix: str = "") -> tuple[Any, dict[str, torch.Tensor]]:
     """Separate a nested state into a JSON tree and a flat dict of tensors.
 
@@ -42,15 +48,19 @@ def split_state(state: Any, prefix: str = "") -> tuple[Any, dict[str, torch.Tens
     """
     tensors: dict[str, torch.Tensor] = {}
 
+    def store(path: str, tensor: torch.Tensor) -> str:
+        while path in tensors:  # {"a": {"b": x}, "a.b": y}
+            path += "'"
+        tensors[path] = tensor
+        return path
+
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor):
-            tensors[path] = value.detach().cpu().contiguous().clone()
-            return {"tensor": path}
+            return {"tensor": store(path, value.detach().cpu().contiguous().clone())}
         if isinstance(value, np.ndarray):
             if value.dtype.hasobject:
                 raise TypeError(f"state {path!r} is an array of objects and cannot be saved")
-            tensors[path] = torch.from_numpy(np.array(value, order="C"))
-            return {"array": path}
+            return {"array": store(path, torch.from_numpy(np.array(value, order="C")))}
         if isinstance(value, np.generic):
             return value.item()
         if isinstance(value, Mapping):
@@ -92,8 +102,9 @@ def digest(state: State) -> str:
     return hasher.hexdigest()
 
 
-def _manifest_body_digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _manifest_text(body: Mapping[str, Any]) -> str:
+    own = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "sha256": own}, indent=1)
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -111,11 +122,12 @@ def verify(directory: Path) -> dict[str, Any]:
 
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-        stated = manifest.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        del manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise bad(MANIFEST, f"cannot be read ({type(error).__name__})") from error
-    if stated != _manifest_body_digest(manifest):
+    if text != _manifest_text(manifest):
         raise bad(MANIFEST, "does not match its own SHA-256")
     if manifest["format"] != FORMAT:
         raise bad(MANIFEST, f"has format {manifest['format']}, this version reads {FORMAT}")
@@ -125,9 +137,21 @@ def verify(directory: Path) -> dict[str, Any]:
             raise bad(name, "is missing")
         if file.stat().st_size != entry["size"]:
             raise bad(name, f"has {file.stat().st_size} bytes, expected {entry['size']}")
-        if sha256(file) != entry["sha256"]:
+        try:
+            found = sha256(file)
+        except OSError as error:
+            raise bad(name, f"cannot be read ({error.strerror})") from error
+        if found != entry["sha256"]:
             raise bad(name, "does not match its SHA-256")
     return manifest
+
+
+def _verifies(directory: Path) -> bool:
+    try:
+        verify(directory)
+    except CorruptCheckpoint:
+        return False
+    return True
 
 
 class Checkpoints:
@@ -158,7 +182,7 @@ class Checkpoints:
         return self.root / f"step_{step:012d}"
 
     def save(self, step: int, parts: Mapping[str, State]) -> Path:
-        """Write a checkpoint durably.
+        """Write a checkpoint durably; one that exists and verifies is not written again.
 
         Args:
             step: its number; larger than any before.
@@ -169,20 +193,22 @@ class Checkpoints:
             OSError: if anything could not be written. Earlier checkpoints are then untouched.
         """
         target, temporary = self.path(step), self.path(step).with_suffix(".tmp")
-        if target.exists():
-            return target
-        if temporary.exists():
-            self.files.remove(temporary)
-        self.files.make_directory(temporary)
-        try:
-            self._write(temporary, step, parts)
-            self.files.rename(temporary, target)
-        except OSError:
-            if temporary.exists():
-                self.files.remove(temporary)
-            raise
+        for left in self.root.glob("step_*.tmp"):  # by a process that was killed
+            self.files.remove(left)
+        if not _verifies(target):
+            if target.exists():
+                self.files.remove(target)
+            self.files.make_directory(temporary)
+            try:
+                self._write(temporary, step, parts)
+                self.files.rename(temporary, target)
+            except OSError:
+                if temporary.exists():
+                    self.files.remove(temporary)
+                raise
+            if not _verifies(target):
+                raise OSError(f"{target} was written but does not verify")
         self.files.sync(self.root)
-        verify(target)
         replace_text(self.files, self.root / "LATEST", target.name + "\n")
         for old in self.steps()[: -self.keep]:
             self.files.remove(self.path(old))
@@ -206,8 +232,7 @@ class Checkpoints:
                 record(path)
         body = {"format": FORMAT, "step": step, "parts": list(parts), "files": entries}
         manifest = directory / MANIFEST
-        text = json.dumps({**body, "sha256": _manifest_body_digest(body)}, indent=1)
-        self.files.write_text(manifest, text)
+        self.files.write_text(manifest, _manifest_text(body))
         self.files.sync(manifest)
         self.files.sync(directory)
 
@@ -241,8 +266,10 @@ class Checkpoints:
                         f"{error}. An older checkpoint exists at step {older[-1]}; resume with "
                         "fallback=true to continue from the newest one that verifies."
                     ) from error
-                damaged = self.path(step)
-                self.files.rename(damaged, damaged.with_suffix(".damaged"))
+                aside = self.path(step).with_suffix(".damaged")
+                if aside.exists():
+                    self.files.remove(aside)
+                self.files.rename(self.path(step), aside)
         raise AssertionError("unreachable: the loop returns or raises")
 
 

@@ -25,6 +25,7 @@ class EnvCollector:
         n = envs.num_envs
         self._observation: np.ndarray | None = None
         self._needs_reset = np.ones(n, bool)
+        self.restarted = False  # whether the loaded state began new episodes
         self._return = np.zeros(n)
         self._length = np.zeros(n, np.int64)
         self._success = np.zeros(n, bool)
@@ -40,7 +41,8 @@ class EnvCollector:
         observation, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
         if self._observation is None:
             self._observation = np.array(observation)
-        else:
+        else:  # a copy: the last rollout still shows the old array
+            self._observation = self._observation.copy()
             self._observation[mask] = observation[mask]
         self._return[mask], self._length[mask], self._success[mask] = 0.0, 0, False
         self._needs_reset = np.zeros_like(mask)
@@ -50,7 +52,7 @@ class EnvCollector:
 
         Returns:
             A rollout [N, 1, ...]. `meta["episodes"]` lists the episodes that ended, as dicts of
-            return, length and success.
+            stream, return, length and success.
         """
         if self._needs_reset.any():
             self._reset(self._needs_reset.copy())
@@ -65,6 +67,7 @@ class EnvCollector:
         ended = terminated | truncated
         episodes = [
             {
+                "stream": int(i),
                 "return": float(self._return[i]),
                 "length": int(self._length[i]),
                 "success": bool(self._success[i]),
@@ -107,6 +110,7 @@ class EnvCollector:
         self.seeds.bit_generator.state = state["seeds"]
         self._observation = state["observation"]
         self._needs_reset = np.array(state["needs_reset"])
+        self.restarted = state["envs"] is None and self._observation is not None
         self._return, self._length = np.array(state["return"]), np.array(state["length"])
         self._success = np.array(state["success"])
         if state["envs"] is not None:

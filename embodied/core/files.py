@@ -29,13 +29,12 @@ class Files:
 
     def write_tensors(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write a safetensors file."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         try:
             save_file(dict(tensors), path)
-        except Exception as error:  # safetensors wraps the operating system's error
-            if isinstance(error, OSError):
-                raise
+        except SafetensorError as error:  # safetensors wraps the operating system's error
             raise OSError(f"could not write {path}: {error}") from error
 
     def sync(self, path: Path) -> None:

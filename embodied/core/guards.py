@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from embodied.core.types import Rollout, UserError
+from embodied.core.types import Batch, Rollout, Source, UserError
 
 
 class NonFinite(ArithmeticError):
@@ -42,18 +42,35 @@ def check_gradients(name: str, parameters: Iterable[torch.Tensor]) -> torch.Tens
     Returns:
         The global gradient norm, a scalar tensor.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    norm = _norm([p.grad for p in parameters if p.grad is not None])
     if not math.isfinite(float(norm)):
         raise NonFinite(f"gradient of {name}")
     return norm
 
 
+def check_parameters(name: str, parameters: Iterable[torch.Tensor]) -> None:
+    """Raise NonFinite unless all parameters are finite.
+
+    A loss does not show them all: a ReLU turns a weight of minus infinity into a plain 0.
+    """
+    if not math.isfinite(float(_norm([p.detach() for p in parameters]))):
+        raise NonFinite(f"parameter of {name}")
+
+
+def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    norms = torch._foreach_norm(tensors)
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
 def check_batch(batch: Mapping[str, torch.Tensor]) -> None:
     """Raise NonFinite if any floating-point column of a batch is not finite, naming it."""
     for name, column in batch.items():
-        if column.is_floating_point() and not math.isfinite(float(column.sum())):
+        # The sum is cheap and not finite if any value is not; finite values may overflow it too.
+        if (
+            column.is_floating_point()
+            and not math.isfinite(float(column.sum()))
+            and not bool(torch.isfinite(column).all())
+        ):
             raise NonFinite(f"batch column {name!r}")
 
 
@@ -68,19 +85,40 @@ def bad_streams(rollout: Rollout) -> np.ndarray:
     return bad
 
 
-@dataclass
+class BatchRecorder:
+    """A source that remembers the last batch it gave, so that a bad one can be kept."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.last: Batch = {}
+        self.rows = 0
+
+    def next(self, n: int) -> Batch:
+        """n rows of the source."""
+        self.last = self.source.next(n)
+        self.rows += n
+        return self.last
+
+    def windows(self, n: int, length: int) -> Batch:
+        """n windows of the source, if it has any."""
+        self.last = self.source.windows(n, length)
+        self.rows += n * length
+        return self.last
+
+
+@dataclass(frozen=True)
 class Limits:
     """How many faults a run survives.
 
     Attributes:
         skipped_in_a_row: consecutive skipped updates before the run stops.
-        dropped_share: share of episodes that may be dropped, once `dropped_grace` have ended.
-        dropped_grace: episodes before the share is judged; as many drops stop the run anyway.
+        dropped_share: share of episodes that may be dropped.
+        dropped_free: drops survived whatever share they are, so that a short run survives one.
     """
 
     skipped_in_a_row: int = 3
     dropped_share: float = 0.01
-    dropped_grace: int = 20
+    dropped_free: int = 1
 
 
 class FaultCounter:
@@ -115,8 +153,7 @@ class FaultCounter:
             TooManyFaults: if more than the allowed share was dropped.
         """
         self.dropped += n
-        total = max(episodes, self.limits.dropped_grace)
-        if self.dropped > max(1.0, self.limits.dropped_share * total):
+        if self.dropped > max(self.limits.dropped_free, self.limits.dropped_share * episodes):
             raise TooManyFaults(
                 f"stopped: {self.dropped} of {episodes} episodes gave non-finite observations or "
                 f"rewards (limit {self.limits.dropped_share:.0%}); check the environment"

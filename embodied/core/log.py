@@ -7,6 +7,7 @@ evaluation, phase, fault, checkpoint), the counters, the phase, and `metrics` wi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 
+from embodied.core.checkpoint import split_state
+from embodied.core.files import Files
 from embodied.core.types import Metrics, State, UserError
 
 
@@ -56,6 +59,7 @@ class RunLog:
         tensorboard: also write event files to `tb/`.
         wandb: also send to Weights & Biases, as this project name.
         config: stored with W&B.
+        files: file operations for arrays, replaceable to inject faults.
     """
 
     def __init__(
@@ -65,26 +69,51 @@ class RunLog:
         tensorboard: bool = True,
         wandb: str | None = None,
         config: Mapping[str, Any] | None = None,
+        files: Files | None = None,
     ) -> None:
         self.directory = Path(directory)
+        self.files = files or Files()
         self.path = self.directory / "log.jsonl"
-        self._file = open(self.path, "ab")
+        self._file = open(self.path, "ab", buffering=0)
+        self._pending = bytearray()
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
         self._wandb = _start_wandb(wandb, self.directory, config) if wandb else None
 
     def write(self, kind: str, step: int, **fields: Any) -> None:
-        """Append one event. `metrics` in fields also goes to TensorBoard and W&B."""
+        """Append one event. `metrics` in fields also goes to TensorBoard and W&B.
+
+        Where the disk is full, lines wait in memory for a later call; `position` then raises, so no
+        checkpoint claims a log that is not there.
+        """
         line = {"kind": kind, "step": step, **fields}
-        self._file.write(json.dumps(line, default=_jsonable).encode() + b"\n")
-        self._file.flush()
+        self._pending += json.dumps(line, default=_jsonable).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            self._drain()
         metrics = fields.get("metrics", {})
         if metrics and self._tensorboard_wanted:
-            writer = self._writer(step)
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, step)
+            try:
+                writer = self._writer(step)
+                for name, value in metrics.items():
+                    writer.add_scalar(name, value, step)
+            except OSError as error:
+                self._tensorboard_wanted = False
+                self.write("fault", step, what=f"TensorBoard stopped: {error}")
         if metrics and self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
+
+    def keep(self, folder: str, name: str, arrays: Mapping[str, Any], step: int) -> None:
+        """Write arrays to `<folder>/<name>.safetensors`; a failure is an event of the log."""
+        path = self.directory / folder / f"{name}.safetensors"
+        try:
+            self.files.make_directory(path.parent)
+            self.files.write_tensors(path, split_state(dict(arrays))[1])
+        except OSError as error:
+            self.write("fault", step, what=f"{folder}/{path.name} not kept: {error}")
+
+    def _drain(self) -> None:
+        while self._pending:
+            del self._pending[: self._file.write(self._pending)]
 
     def _writer(self, step: int) -> Any:
         if self._tensorboard is None:
@@ -95,10 +124,10 @@ class RunLog:
         return self._tensorboard
 
     def position(self) -> int:
-        """Bytes written so far, all of them on the disk."""
-        self._file.flush()
+        """Bytes written so far, all of them on the disk; OSError if they cannot be."""
+        self._drain()
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        return os.stat(self.path).st_size  # by name: a log that was deleted is no log
 
     def cut(self, position: int) -> None:
         """Forget everything after `position`: what came after the checkpoint will come again."""
@@ -110,10 +139,19 @@ class RunLog:
             )
         self._file.truncate(position)
         self._file.seek(position)
+        self._pending.clear()
+
+    def restart(self) -> None:
+        """Begin anew; what an earlier run left is kept as `log.jsonl.old`."""
+        if self.path.stat().st_size:
+            self._file.close()
+            os.replace(self.path, self.path.with_name("log.jsonl.old"))
+            self._file = open(self.path, "ab", buffering=0)
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._file.close()
+        with contextlib.closing(self._file):
+            self._drain()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:

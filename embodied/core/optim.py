@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from embodied.core.guards import check_gradients
+from embodied.core.guards import check_gradients, check_parameters
 from embodied.core.types import State
 
 
@@ -49,7 +49,7 @@ class Adam:
         self._adam.zero_grad(set_to_none=False)
 
     def step(self) -> Tensor:
-        """Check that the gradient is finite, clip it if asked, step.
+        """Check that parameters and gradient are finite, clip the gradient if asked, step.
 
         Returns:
             The gradient norm before clipping, a scalar tensor.
@@ -57,6 +57,7 @@ class Adam:
         Raises:
             NonFinite: before anything has changed.
         """
+        check_parameters(self.name, self.parameters)
         norm = check_gradients(self.name, self.parameters)
         if self.clip_norm is not None and norm > self.clip_norm:
             gradients = [p.grad for p in self.parameters if p.grad is not None]

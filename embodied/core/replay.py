@@ -264,26 +264,25 @@ class ReplaySource:
         self.size = max(self.size, start + n)
 
     def drop_episode(self, stream: int) -> None:
-        """Forget the unfinished episode of a stream: none of its transitions stays stored."""
+        """Forget the unfinished episode of a stream: none of its transitions stays stored.
+
+        The rows that are left move together, oldest first; what the forgotten ones had overwritten
+        is lost, so a full ring is a little less full afterwards.
+        """
         episode = self._open.pop(stream, [])
         if self.whole_episodes or not episode:
             return
-        first = max(episode[0], self.added - self.capacity)
-        gone = set(episode)
-        keep = [i for i in range(first, self.added) if i not in gone]
-        freed = self.added - first - len(keep)
-        if self.size < self.capacity:
-            refill: list[int] = []
-            self.size -= freed
-        else:  # what the dropped rows had overwritten is lost: repeat the oldest rows instead
-            refill = [self.added + i % max(self.capacity - freed, 1) for i in range(freed)]
-        moved = self.rows.matrices(torch.tensor(keep + refill, dtype=torch.long) % self.capacity)
-        target = torch.arange(first, first + len(keep) + len(refill)) % self.capacity
-        self.rows.set_matrices(target, moved)
-        self.added = first + len(keep)
-        new = {old: first + i for i, old in enumerate(keep)}
+        oldest = self.added - self.size
+        first = oldest or episode[0]  # in a ring that never wrapped, earlier rows stay in place
+        rows = torch.arange(first, self.added)
+        keep = rows[~torch.isin(rows, torch.tensor(episode))]
+        start = first - oldest
+        moved = self.rows.matrices(keep % self.capacity)
+        self.rows.set_matrices(torch.arange(start, start + len(keep)), moved)
+        new = {old: start + i for i, old in enumerate(keep.tolist())}
         for other, numbers in self._open.items():
-            self._open[other] = [new[i] for i in numbers if i in new]
+            self._open[other] = [new.get(i, i) for i in numbers if i >= oldest]
+        self.added = self.size = start + len(keep)
 
     def next(self, n: int) -> Batch:
         """n transitions drawn uniformly with replacement."""

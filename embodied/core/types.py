@@ -60,7 +60,10 @@ class Stateful(Protocol):
     """Anything whose exact state a checkpoint holds."""
 
     def state_dict(self) -> State:
-        """A nested dict of tensors, arrays and JSON values."""
+        """A nested dict of tensors, arrays and JSON values.
+
+        They may be the live ones: save them or copy them before going on.
+        """
 
     def load_state_dict(self, state: State) -> None:
         """Take over a state; raise if it does not fit."""
