@@ -23,6 +23,7 @@ from embodied.core import registry
 from embodied.core.collector import EnvCollector
 from embodied.core.evaluate import Evaluator
 from embodied.core.replay import RewardTransform
+from embodied.core.scaling import ObservationScaling
 from embodied.core.seeding import Streams
 from embodied.core.sources import Episodes
 from embodied.core.task import RobotTask
@@ -116,6 +117,7 @@ def collect(
             rng = streams.numpy(f"episode/{index}")
             policy = envs.NoisyExpert(
                 expert,
+                offset=settings.offset,
                 noise=settings.noise,
                 noise_correlation=settings.noise_correlation,
                 random_prob=settings.random_prob,
@@ -165,8 +167,9 @@ def scripted_dataset(settings: Settings, on_episode: Callable[[int, bool], None]
     return root
 
 
-def load_episodes(dataset: Dataset) -> Episodes:
+def load_episodes(dataset: Dataset, scaling: ObservationScaling | None) -> Episodes:
     """A dataset as the transitions learners train on, rewards as recorded."""
+    scale = scaling or np.asarray
     columns = dataset.arrays(
         ["observation.state", "action", "next.observation.state", "next.reward", "next.terminated"]
     )
@@ -174,9 +177,9 @@ def load_episodes(dataset: Dataset) -> Episodes:
     split = {name: np.split(column, bounds) for name, column in columns.items()}
     return [
         {
-            "observation": split["observation.state"][i],
+            "observation": scale(split["observation.state"][i]),
             "action": np.clip(split["action"][i], -1.0, 1.0),
-            "next_observation": split["next.observation.state"][i],
+            "next_observation": scale(split["next.observation.state"][i]),
             "reward": split["next.reward"][i].reshape(-1),
             "mask": 1.0 - split["next.terminated"][i].reshape(-1).astype(np.float32),
         }
@@ -189,6 +192,8 @@ def build_task(
     on_episode: Callable[[int, bool], None] = lambda index, success: None,
 ) -> tuple[RobotTask, Dataset | None]:
     """Training environments and offline data as a method is handed them.
+
+    The scaling of observations, if any, is the collector's.
 
     Args:
         settings: see `embodied.settings.compose`.
@@ -208,12 +213,17 @@ def build_task(
             observation_shape=space.shape,
             action_shape=vector.single_action_space.shape,
         )
+    scaling = None
+    if train.scale_observations:
+        if dataset is None:
+            raise UserError("scale_observations=true takes its statistics from data; give data=")
+        scaling = ObservationScaling.of(dataset.arrays(["observation.state"])["observation.state"])
     task = RobotTask(
         observation_shape=space.shape,
         action_dim=vector.single_action_space.shape[0],
         streams=streams,
-        collector=EnvCollector(vector, streams.numpy("environment")),
-        episodes=None if dataset is None else lambda: load_episodes(dataset),
+        collector=EnvCollector(vector, streams.numpy("environment"), scaling),
+        episodes=None if dataset is None else lambda: load_episodes(dataset, scaling),
         fingerprint="" if dataset is None else dataset.fingerprint,
         reward=RewardTransform(train.reward.scale, train.reward.bias),
         sparse=train.env_args.get("reward", "dense") == "sparse",
@@ -242,6 +252,7 @@ def build(
     threads, reason = threads_for(train.threads, device_for(train.device))
     torch.set_num_threads(threads)
     task, dataset = build_task(settings, on_episode)
+    scaling = task.collector.scaling
     recipe = registry.get(settings.method_id).recipe(settings.method, task)
     directory = Path(train.run or default_directory(settings))
     evaluation_env = envs.make(train.env, **train.env_args)
@@ -260,11 +271,14 @@ def build(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "dataset": None if dataset is None else describe_dataset(dataset, train.data),
+        "observation_scaling": scaling.describe() if scaling else None,
     }
     trainer = Trainer(
         recipe,
         directory,
-        evaluator=Evaluator(evaluation_env, train.evaluation.episodes, train.evaluation.seed),
+        evaluator=Evaluator(
+            evaluation_env, train.evaluation.episodes, train.evaluation.seed, scaling
+        ),
         options=TrainerOptions(**dataclasses.asdict(train.trainer)),
         config=settings.plain,
     )

@@ -130,8 +130,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _train_one(overrides: Sequence[str]) -> int:
     from embodied import assemble, settings
-    from embodied.core.progress import ProgressLine
     from embodied.core.trainer import Interrupted
+    from embodied.progress import ProgressLine
 
     resume, rest = _take(overrides, "resume")
     command = ["embodied", "train", *overrides]
@@ -149,7 +149,7 @@ def _train_one(overrides: Sequence[str]) -> int:
     _say(f"{about['threads']} thread(s) on {about['device']}: {about['thread_reason']}")
     try:
         with ProgressLine() as progress:
-            run.trainer.run(progress)
+            run.trainer.run(progress.update)
     except Interrupted as stop:
         stop.args = (f"{stop}; go on with: embodied train resume={run.directory}",)
         raise

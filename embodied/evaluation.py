@@ -11,6 +11,7 @@ from embodied import assemble
 from embodied.core import registry
 from embodied.core.checkpoint import Checkpoints
 from embodied.core.evaluate import Evaluation, Evaluator
+from embodied.core.scaling import ScaledPolicy
 from embodied.core.types import Policy, UserError
 from embodied.settings import Settings, compose
 
@@ -30,7 +31,10 @@ def load_policy(run: str | Path, *, deterministic: bool = True) -> tuple[Policy,
     name = next(name for name, part in recipe.parts() if part is learner)
     _, parts = Checkpoints(Path(run) / "checkpoints").load()
     learner.load_state_dict(parts[name])
-    return learner.policy(deterministic=deterministic), settings
+    policy = learner.policy(deterministic=deterministic)
+    if task.collector.scaling is not None:
+        policy = ScaledPolicy(policy, task.collector.scaling)
+    return policy, settings
 
 
 def command(run: str | None, overrides: Sequence[str]) -> int:

@@ -47,6 +47,7 @@ class CollectSettings:
 
     Attributes:
         episodes: how many.
+        offset: constant added to the scripted actions, as of a badly calibrated arm.
         noise: standard deviation of Gaussian action noise.
         noise_correlation: of consecutive noise, in [0, 1).
         random_prob: share of uniformly random actions.
@@ -55,6 +56,7 @@ class CollectSettings:
     """
 
     episodes: int = 100
+    offset: list[float] = field(default_factory=list)
     noise: float = 0.3
     noise_correlation: float = 0.0
     random_prob: float = 0.0
@@ -106,6 +108,7 @@ class TrainSettings:
         num_envs: training environments stepped together.
         vector: sync (in this process) or async (a process each).
         reward: transform of rewards.
+        scale_observations: centre and scale observations by the offline data's statistics.
         data: a dataset directory, `scripted` to collect one first, or null.
         collect: how a scripted dataset is made.
         seed: every random stream of the run comes from it.
@@ -126,6 +129,7 @@ class TrainSettings:
     num_envs: int = 1
     vector: str = "sync"
     reward: RewardSettings = field(default_factory=RewardSettings)
+    scale_observations: bool = False
     data: str | None = None
     collect: CollectSettings = field(default_factory=CollectSettings)
     seed: int = 0

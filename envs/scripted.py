@@ -1,5 +1,6 @@
 """Scripted experts, and a wrapper that makes their data imperfect on purpose."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,16 +106,18 @@ def expert(env: Any) -> Expert:
 class NoisyExpert:
     """An expert with noise, random actions and episodes that fail.
 
-    With `e` the expert's action, an action is `clip(e + n)`, where `n` is Gaussian with standard
-    deviation `noise` and correlation `noise_correlation` between steps. With `random_prob` it is
-    uniform instead. With `failure_prob` an episode fails: from a random step on the expert is
-    replaced by a random direction that changes every 10 steps.
+    With `e` the expert's action, an action is `clip(e + o + n)`, where `o` is a constant `offset`,
+    as of a badly calibrated arm, and `n` is Gaussian with standard deviation `noise` and
+    correlation `noise_correlation` between steps. With `random_prob` it is uniform instead. With
+    `failure_prob` an episode fails: from a random step on the expert is replaced by a random
+    direction that changes every 10 steps.
     """
 
     def __init__(
         self,
         expert: Expert,
         *,
+        offset: Sequence[float] = (),
         noise: float = 0.3,
         noise_correlation: float = 0.0,
         random_prob: float = 0.0,
@@ -126,6 +129,7 @@ class NoisyExpert:
 
         Args:
             expert: the policy to disturb.
+            offset: added to every action of the expert; missing numbers are 0.
             noise: standard deviation of the action noise.
             noise_correlation: in [0, 1); 0 is white noise.
             random_prob: probability per step of a uniform action.
@@ -146,7 +150,11 @@ class NoisyExpert:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         if not 0 <= failure_onset[0] < failure_onset[1]:
             raise ValueError(f"failure_onset must be 0 <= low < high, got {failure_onset}")
+        if len(offset) > expert.action_dim:
+            raise ValueError(f"offset has {len(offset)} numbers, actions have {expert.action_dim}")
         self.expert, self.action_dim = expert, expert.action_dim
+        self.offset = np.zeros(self.action_dim)
+        self.offset[: len(offset)] = offset
         self.noise, self.noise_correlation = noise, noise_correlation
         self.random_prob, self.failure_prob = random_prob, failure_prob
         self.failure_onset = failure_onset
@@ -170,7 +178,7 @@ class NoisyExpert:
 
     def act(self, obs: np.ndarray, info: dict[str, Any] | None = None) -> np.ndarray:
         """Returns `float32[action_dim]` in [-1, 1] for `obs: [state_dim]`."""
-        action = np.asarray(self.expert.act(obs, info), np.float64)
+        action = np.asarray(self.expert.act(obs, info), np.float64) + self.offset
         if self._failing_from is not None and self._steps >= self._failing_from:
             if (self._steps - self._failing_from) % DRIFT_STEPS == 0:
                 self._drift = self._rng.uniform(-1.0, 1.0, self.action_dim)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from embodied.core.scaling import ObservationScaling
 from embodied.core.types import Policy, Rollout, State
 
 
@@ -17,11 +18,19 @@ class EnvCollector:
             `get_state` and `set_state`, a checkpoint continues inside an episode; otherwise the
             weaker promise holds: a resume begins the next episode.
         seeds: draws the seed of each episode; its state is part of the checkpoint.
+        scaling: applied to every observation before anybody sees it.
     """
 
-    def __init__(self, envs: Any, seeds: np.random.Generator) -> None:
+    def __init__(
+        self,
+        envs: Any,
+        seeds: np.random.Generator,
+        scaling: ObservationScaling | None = None,
+    ) -> None:
         self.envs = envs
         self.seeds = seeds
+        self.scaling = scaling
+        self._scaled = scaling or np.array
         n = envs.num_envs
         self._observation: np.ndarray | None = None
         self._needs_reset = np.ones(n, bool)
@@ -39,8 +48,9 @@ class EnvCollector:
         """Begin new episodes where mask [N] is set."""
         seeds: list[int | None] = [int(self.seeds.integers(2**31)) if m else None for m in mask]
         observation, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
+        observation = self._scaled(observation)
         if self._observation is None:
-            self._observation = np.array(observation)
+            self._observation = observation
         else:  # a copy: the last rollout still shows the old array
             self._observation = self._observation.copy()
             self._observation[mask] = observation[mask]
@@ -59,7 +69,7 @@ class EnvCollector:
         observation = self._observation
         action = policy.act(observation)
         next_observation, reward, terminated, truncated, info = self.envs.step(action)
-        next_observation = np.array(next_observation)
+        next_observation = self._scaled(next_observation)
         success = np.asarray(info.get("success", np.zeros(self.num_envs)), bool)
         self._return += reward
         self._length += 1

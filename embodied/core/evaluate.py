@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embodied.core.scaling import ObservationScaling, ScaledPolicy
 from embodied.core.seeding import Streams
 from embodied.core.stats import wilson
 from embodied.core.types import Policy
@@ -82,12 +83,20 @@ class Evaluator:
         env: a gymnasium environment used for nothing else; rewards are not transformed.
         episodes: how many initial states.
         seed: chooses the list of initial states.
+        scaling: applied to observations before the policy sees them.
     """
 
-    def __init__(self, env: Any, episodes: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        env: Any,
+        episodes: int,
+        seed: int = 0,
+        scaling: ObservationScaling | None = None,
+    ) -> None:
         if episodes < 1:
             raise ValueError(f"episodes must be at least 1, got {episodes}")
         self.env = env
+        self.scaling = scaling
         self.seeds = Streams(seed).integers("evaluation", episodes)
 
     def __call__(
@@ -103,6 +112,8 @@ class Evaluator:
             indices: which initial states; all of them if None.
             on_step: called with (index, env) after the reset and after every step: for videos.
         """
+        if self.scaling is not None:
+            policy = ScaledPolicy(policy, self.scaling)
         chosen = range(len(self.seeds)) if indices is None else indices
         results = [self._episode(policy, i, on_step) for i in chosen]
         return Evaluation([episode for episode, _ in results], [a for _, a in results])

@@ -82,3 +82,13 @@ class Position:
         self.counters.load_state_dict(state["counters"])
         self.phase_start.load_state_dict(state["phase_start"])
         self.debt = Fraction(*state["debt"])
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Go back into the phase just left if it has been made longer since."""
+        if self.entered or not 0 < self.phase_index <= len(self.recipe):
+            return
+        last = self.recipe[self.phase_index - 1]
+        if last.until.progress(self.counters, self.phase_start) < last.until.amount:
+            self.phase_index -= 1
+            self.entered, self.due = True, None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,7 @@ from embodied.core.signals import Interrupted, StopSignals
 from embodied.core.types import Batch, Learner, State, UserError
 
 if TYPE_CHECKING:
-    from embodied.core.progress import ProgressLine
-
+    
 __all__ = ["Interrupted", "SaveFailed", "Trainer", "TrainerOptions"]
 
 
@@ -89,8 +88,11 @@ class Trainer(Position):
         """Success rate of the last 20 collected episodes."""
         return float(np.mean(self._recent)) if self._recent else None
 
-    def run(self, progress: ProgressLine | None = None) -> None:
+    def run(self, after_step: Callable[[Trainer], None] = lambda trainer: None) -> None:
         """Train to the end, or until SIGINT or SIGTERM, and save.
+
+        Args:
+            after_step: called after every step, for a progress line.
 
         Raises:
             Interrupted: after a signal, with the state saved.
@@ -102,8 +104,7 @@ class Trainer(Position):
             try:
                 while not self.done:
                     self.step()
-                    if progress is not None:
-                        progress.update(self)
+                    after_step(self)
                     self._signals.check(self.iteration)
             except Interrupted as error:
                 interrupted = error
