@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +28,6 @@ from embodied.core.position import Position
 from embodied.core.signals import Interrupted, StopSignals
 from embodied.core.types import Batch, Learner, State, UserError
 
-if TYPE_CHECKING:
-    
 __all__ = ["Interrupted", "SaveFailed", "Trainer", "TrainerOptions"]
 
 
