@@ -12,16 +12,19 @@ from embodied.core import registry
 from embodied.core.checkpoint import Checkpoints
 from embodied.core.evaluate import Evaluation, Evaluator
 from embodied.core.scaling import ScaledPolicy
-from embodied.core.types import Policy, UserError
+from embodied.core.task import RobotTask
+from embodied.core.types import Learner, Policy, UserError
 from embodied.settings import Settings, compose
 
 
-def load_policy(run: str | Path, *, deterministic: bool = True) -> tuple[Policy, Settings]:
-    """The policy a run ended with (or has so far), rebuilt from its newest checkpoint.
+def load_learner(run: str | Path) -> tuple[Learner, RobotTask, Settings]:
+    """The learner a run ended with (or has so far), rebuilt from its newest checkpoint.
 
     Args:
         run: run directory.
-        deterministic: the mode of the policy; else it samples.
+
+    Returns:
+        The learner of the last phase, the task it was built for, and the run's settings.
     """
     about, _ = assemble.read_run(run)
     settings = compose(about["overrides"])
@@ -31,6 +34,17 @@ def load_policy(run: str | Path, *, deterministic: bool = True) -> tuple[Policy,
     name = next(name for name, part in recipe.parts() if part is learner)
     _, parts = Checkpoints(Path(run) / "checkpoints").load()
     learner.load_state_dict(parts[name])
+    return learner, task, settings
+
+
+def load_policy(run: str | Path, *, deterministic: bool = True) -> tuple[Policy, Settings]:
+    """The policy of a run, for raw observations.
+
+    Args:
+        run: run directory.
+        deterministic: the mode of the policy; else it samples.
+    """
+    learner, task, settings = load_learner(run)
     policy = learner.policy(deterministic=deterministic)
     if task.collector.scaling is not None:
         policy = ScaledPolicy(policy, task.collector.scaling)
