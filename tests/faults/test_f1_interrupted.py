@@ -19,8 +19,8 @@ from tests.support import (
 STEPS = 24  # trainer steps per phase
 CASES = {"maze": (MAZE, 2), "mujoco": ("dm_control/cartpole-swingup", 1)}
 
-# (place, trainer steps done before): four per phase. Episodes last 8 steps and begin at multiples of
-# 8, so most of these fall inside one; checkpoints are taken every 5.
+# (place, trainer steps done before): four per phase. Episodes last 8 steps and begin at multiples
+# of 8, so most of these fall inside one; checkpoints are taken every 5.
 POINTS = [
     ("step", 6),
     ("update", 11),
