@@ -1,4 +1,4 @@
-"""What the tests of the loop and of its faults share: a task and learners that cost next to nothing."""
+"""What the tests of the loop and of its faults share: tasks and learners that cost little."""
 
 import functools
 import json
@@ -148,7 +148,7 @@ def stub_recipe(*, steps=20, num=1, horizon=8, learner=None, replay=None, **phas
             Phase(
                 "online",
                 learner or StubLearner(),
-                replay or make_replay(),
+                make_replay() if replay is None else replay,  # an empty one is false
                 Until("env_steps", steps),
                 collector=collector,
                 **settings,

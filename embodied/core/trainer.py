@@ -57,9 +57,8 @@ class Trainer(Position):
         files: Files | None = None,
     ) -> None:
         super().__init__(recipe)
-        self.evaluator = evaluator
         self.directory = Path(directory)
-        self.options = options or TrainerOptions()
+        self.evaluator, self.options = evaluator, options or TrainerOptions()
         self.config = dict(config or {})
         self._lock = DirectoryLock(self.directory)
         self.checkpoints = Checkpoints(

@@ -19,8 +19,8 @@ from tests.support import (
 STEPS = 24  # trainer steps per phase
 CASES = {"maze": (MAZE, 2), "mujoco": ("dm_control/cartpole-swingup", 1)}
 
-# (place, trainer steps done before): four per phase. Episodes last 8 steps and begin at multiples of
-# 8, so most of these fall inside one; checkpoints are taken every 5.
+# (place, trainer steps done before): four per phase. Episodes last 8 steps and begin at multiples
+# of 8, so most of these fall inside one; checkpoints are taken every 5.
 POINTS = [
     ("step", 6),
     ("update", 11),
@@ -38,10 +38,13 @@ POINTS = [
 
 
 class KilledSave(Files):
-    """Dies as the directory of a checkpoint is about to get its name."""
+    """Dies, if armed, as the directory of a checkpoint is about to get its name."""
 
     def __init__(self):
         self.armed = lambda: False
+
+    def sync(self, path):
+        """A killed process loses nothing that it has written; only a power cut would."""
 
     def rename(self, source, target):
         if self.armed() and target.name.startswith("step_"):
@@ -52,8 +55,13 @@ class KilledSave(Files):
 def build(case, directory, files=None):
     env_id, num = CASES[case]
     recipe = make_wsrl(env_id, num=num, offline=STEPS, warmup=STEPS * num, online=STEPS * num)
-    options = {"evaluate": 1, "env_id": env_id, "checkpoint_every": 5, "files": files}
-    return make_trainer(recipe, directory, **options)
+    options = {
+        "evaluate": 1,
+        "env_id": env_id,
+        "checkpoint_every": 5,
+        "files": files or KilledSave(),
+    }
+    return make_trainer(recipe, directory, files=files or KilledSave(), **options)
 
 
 def arm(trainer, files, place, step):

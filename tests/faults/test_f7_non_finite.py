@@ -116,7 +116,7 @@ def test_spoilt_episode_is_dropped_and_training_goes_on(tmp_path, what, value, w
 
 def test_more_than_one_percent_stops(tmp_path):
     trainer, learner, _ = online(tmp_path, "reward", math.nan, [3, 12])
-    with pytest.raises(TooManyFaults, match="2 of . episodes") as caught:
+    with pytest.raises(TooManyFaults, match=r"2 of \d episodes") as caught:
         trainer.run()
     assert caught.value.exit_code == 13
     assert len(fault_lines(tmp_path)) == 2
