@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not rows:
         print(f"no row named {', '.join(prefixes)}; there are: {', '.join(r.name for r in ROWS)}")
         return 1
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)
     peers = Path(os.environ["EMBODIED_PEERS"]) if os.environ.get("EMBODIED_PEERS") else None
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="embodied-bench-jax-") as scratch:
@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(table(results))
     page = chosen.page or (PAGE if len(rows) == len(ROWS) and not chosen.quick else None)
     if page is not None:
-        command = " ".join(["python -m benchmarks", *(arguments or sys.argv[1:])])
+        command = f"python -m benchmarks --rounds {chosen.rounds} --secs {chosen.secs:g}"
+        command += "".join(f" --only {name}" for name in chosen.only or [])
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(markdown(results, options, command), encoding="utf-8")
         console.print(f"wrote {page}")

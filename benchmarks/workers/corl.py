@@ -1,4 +1,7 @@
-"""CORL's Cal-QL (algorithms/finetune/cal_ql.py), unmodified; what it imports but needs not is empty."""
+"""CORL's Cal-QL (algorithms/finetune/cal_ql.py), unmodified.
+
+Packages it imports for data and logging are replaced by empty modules.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ smallest in each row.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from benchmarks.serve import serve
@@ -16,12 +18,12 @@ Product = tuple[int, int, int]  # [m, k] @ [k, n]
 
 
 def _forward(rows: int, widths: tuple[int, ...]) -> list[Product]:
-    return [(rows, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    return [(rows, a, b) for a, b in itertools.pairwise(widths)]
 
 
 def _gradients(rows: int, widths: tuple[int, ...]) -> list[Product]:
     """Weight gradients of all layers, input gradients of all but the first."""
-    layers = list(zip(widths[:-1], widths[1:], strict=True))
+    layers = list(itertools.pairwise(widths))
     return [(a, rows, b) for a, b in layers] + [(rows, b, a) for a, b in layers[1:]]
 
 

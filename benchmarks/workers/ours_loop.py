@@ -39,8 +39,7 @@ def train():
     """`Trainer.step`: one environment step and the update it owes, with the default options."""
     agent, columns = learner("wsrl"), transition_columns((39,), (4,))
     source = ReplaySource(columns, 100_000, Streams(0).torch("replay"))
-    for _ in range(BATCH * UTD):
-        source._write(episode(np.random.default_rng(0), 1), 1)
+    source.add_episode(episode(np.random.default_rng(0), BATCH * UTD))
     phase = Phase(
         "online",
         agent,

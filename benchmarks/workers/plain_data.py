@@ -30,10 +30,16 @@ def batch():
 
 
 class Windows(Dataset):
-    """Windows of observations and actions within episodes."""
+    """Windows of transitions within episodes."""
 
     def __init__(self) -> None:
-        self.observation, self.action = torch.randn(ROWS, OBS), torch.randn(ROWS, ACT)
+        self.columns = {
+            "observation": torch.randn(ROWS, OBS),
+            "next_observation": torch.randn(ROWS, OBS),
+            "action": torch.randn(ROWS, ACT),
+            "reward": torch.randn(ROWS),
+            "mask": torch.ones(ROWS),
+        }
         last = LENGTH - WINDOW + 1
         self.starts = [e * LENGTH + t for e in range(EPISODES) for t in range(last)]
 
@@ -42,7 +48,7 @@ class Windows(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rows = slice(self.starts[index], self.starts[index] + WINDOW)
-        return {"observation": self.observation[rows], "action": self.action[rows]}
+        return {name: column[rows] for name, column in self.columns.items()}
 
 
 def windows():

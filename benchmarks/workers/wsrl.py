@@ -20,8 +20,8 @@ if not hasattr(jax.random, "KeyArray"):
     jax.random.KeyArray = jax.Array
 sys.path.insert(0, os.environ["CHECKOUT"])
 
-from wsrl.agents.calql import CalQLAgent  # noqa: E402
-from wsrl.agents.sac import SACAgent  # noqa: E402
+from wsrl.agents.calql import CalQLAgent
+from wsrl.agents.sac import SACAgent
 
 OBS, ACT, BATCH, UTD = 39, 4, 256, 4
 COMMON = {
