@@ -30,13 +30,14 @@ def episode(rng: np.random.Generator, length: int = LENGTH) -> dict[str, np.ndar
     }
 
 
-def replay(*, returns: bool = False, episodes: int = EPISODES) -> ReplaySource:
-    """A full replay buffer."""
+def replay(*, returns: bool = False, only: tuple[str, ...] = ()) -> ReplaySource:
+    """A full replay buffer of all columns of a transition, or of some."""
     rng = np.random.default_rng(0)
     columns = transition_columns((OBS,), (ACT,), returns=returns)
+    columns = {name: column for name, column in columns.items() if not only or name in only}
     generator = torch.Generator().manual_seed(0)
-    source = ReplaySource(columns, episodes * LENGTH, generator, whole_episodes=True)
-    for _ in range(episodes):
+    source = ReplaySource(columns, EPISODES * LENGTH, generator, whole_episodes=True)
+    for _ in range(EPISODES):
         source.add_episode(episode(rng))
     return source
 
@@ -77,8 +78,8 @@ def batch():
     return lambda: source.next(BATCH), 1
 
 
-def windows():
-    source = replay()
+def windows(*only: str):
+    source = replay(only=only)
     return lambda: source.windows(BATCH, WINDOW), 1
 
 
@@ -97,7 +98,8 @@ VARIANTS = {
     "calql-10": lambda: calql_10(pair=True),
     "calql-10-all": lambda: calql_10(pair=False),
     "batch": batch,
-    "windows": windows,
+    "windows-two": lambda: windows("observation", "action"),
+    "windows-all": windows,
     "act": act,
 }
 

@@ -32,14 +32,15 @@ def batch():
 class Windows(Dataset):
     """Windows of transitions within episodes."""
 
-    def __init__(self) -> None:
-        self.columns = {
+    def __init__(self, *only: str) -> None:
+        columns = {
             "observation": torch.randn(ROWS, OBS),
             "next_observation": torch.randn(ROWS, OBS),
             "action": torch.randn(ROWS, ACT),
             "reward": torch.randn(ROWS),
             "mask": torch.ones(ROWS),
         }
+        self.columns = {k: v for k, v in columns.items() if not only or k in only}
         last = LENGTH - WINDOW + 1
         self.starts = [e * LENGTH + t for e in range(EPISODES) for t in range(last)]
 
@@ -51,9 +52,9 @@ class Windows(Dataset):
         return {name: column[rows] for name, column in self.columns.items()}
 
 
-def windows():
+def windows(*only: str):
     torch.set_num_threads(1)
-    loader = DataLoader(Windows(), batch_size=BATCH, shuffle=True, drop_last=True)
+    loader = DataLoader(Windows(*only), batch_size=BATCH, shuffle=True, drop_last=True)
 
     def forever():
         while True:
@@ -64,4 +65,11 @@ def windows():
 
 
 if __name__ == "__main__":
-    serve({"batch": batch, "windows": windows}, ["torch", "numpy"])
+    serve(
+        {
+            "batch": batch,
+            "windows-two": lambda: windows("observation", "action"),
+            "windows-all": windows,
+        },
+        ["torch", "numpy"],
+    )
