@@ -18,6 +18,7 @@ from embodied.core.returns import monte_carlo_returns
 from embodied.core.types import Batch, Rollout, State, UserError
 
 Column = tuple[tuple[int, ...], torch.dtype]
+_Buffers = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]  # matrices, columns
 
 
 def transition_columns(
@@ -64,7 +65,7 @@ class Rows:
                 self._matrices[name] = torch.empty(
                     capacity, math.prod(shape), dtype=dtype, device=self.device
                 )
-        self._buffers: dict[tuple[str, int, int], torch.Tensor] = {}
+        self._buffers: dict[tuple[int, int | None], _Buffers] = {}
         self._numpy = None  # the same memory seen by numpy: a cheaper way to write single rows
         if self.device.type == "cpu":
             self._numpy = {k: v.numpy() for k, v in self._views(self._matrices).items()}
@@ -76,13 +77,16 @@ class Rows:
         lead = matrices[""].shape[:-1]
         return {name: out[name].view(*lead, *shape) for name, (shape, _) in self.columns.items()}
 
-    def _buffer(self, name: str, n: int, length: int) -> torch.Tensor:
-        key = (name, n, length)
+    def _reused(self, n: int, length: int | None = None) -> _Buffers:
+        """Buffers of n rows or windows, and their columns: making the views would cost a draw."""
+        key = (n, length)
         if key not in self._buffers:
-            matrix = self._matrices[name]
-            self._buffers[key] = torch.empty(
-                n, length * matrix.shape[1], dtype=matrix.dtype, device=self.device
-            )
+            lead = (n,) if length is None else (n, length)
+            matrices = {
+                name: torch.empty(*lead, m.shape[1], dtype=m.dtype, device=self.device)
+                for name, m in self._matrices.items()
+            }
+            self._buffers[key] = (matrices, self._views(matrices))
         return self._buffers[key]
 
     def view(self, start: int, stop: int) -> dict[str, torch.Tensor]:
@@ -100,22 +104,19 @@ class Rows:
 
     def gather(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows `index` [n] in a reused buffer, valid until the next gather of n rows."""
-        out = {}
+        buffers, columns = self._reused(len(index))
         for name, matrix in self._matrices.items():
-            out[name] = torch.index_select(matrix, 0, index, out=self._buffer(name, len(index), 1))
-        return self._views(out)
+            torch.index_select(matrix, 0, index, out=buffers[name])
+        return dict(columns)
 
     def gather_windows(self, starts: torch.Tensor, length: int) -> dict[str, torch.Tensor]:
         """Windows of consecutive rows: columns [n, length, ...] in a reused buffer."""
-        out = {}
+        buffers, columns = self._reused(len(starts), length)
         for name, matrix in self._matrices.items():
             width = matrix.shape[1]
             strided = matrix.as_strided((self.capacity - length + 1, length * width), (width, 1))
-            buffer = self._buffer(name, len(starts), length)
-            out[name] = torch.index_select(strided, 0, starts, out=buffer).view(
-                len(starts), length, width
-            )
-        return self._views(out)
+            torch.index_select(strided, 0, starts, out=buffers[name].flatten(1))
+        return dict(columns)
 
     def matrices(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
         """Copies of the raw matrices at rows `index`, for saving and moving."""

@@ -1,0 +1,229 @@
+"""The table: what is compared with what, in which unit, and the ratio aimed at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process.
+
+    Attributes:
+        module: of benchmarks.workers.
+        label: its name in tables.
+        env: virtual environment under the peers' directory; empty means this Python.
+        checkout: repository under the peers' directory that it needs.
+    """
+
+    module: str
+    label: str
+    env: str = ""
+    checkout: str = ""
+
+    def missing(self, peers: Path | None) -> str:
+        """Why it cannot run, or an empty string."""
+        if not self.env:
+            return ""
+        if peers is None:
+            return "EMBODIED_PEERS is not set"
+        if not (peers / self.env / "bin" / "python").exists():
+            return f"no environment {self.env}"
+        if self.checkout and not (peers / self.checkout).is_dir():
+            return f"no check-out {self.checkout}"
+        return ""
+
+
+WORKERS = {
+    "ours": Worker("ours", "this project"),
+    "loop": Worker("ours_loop", "this project"),
+    "gemm": Worker("gemm", "matrix products alone"),
+    "plain": Worker("plain_data", "plain torch and numpy"),
+    "plain_loop": Worker("plain_loop", "plain one-file loop"),
+    "sb3": Worker("sb3", "Stable-Baselines3", "rl"),
+    "d3rlpy": Worker("d3rlpy_calql", "d3rlpy", "rl"),
+    "corl": Worker("corl", "CORL", "rl", "CORL"),
+    "wsrl": Worker("wsrl", "official WSRL (jax)", "jaxv", "wsrl"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: what `--only` selects; rows with the same first word are measured together.
+        title: what is done.
+        unit: what is counted.
+        ours: "worker:variant".
+        peers: the same; the fastest of them is compared with.
+        goal: ratio aimed at, or None where the row only informs.
+        note: how the two sides differ, for the page.
+    """
+
+    name: str
+    title: str
+    unit: str
+    ours: str
+    peers: tuple[str, ...]
+    goal: float | None
+    note: str = ""
+
+    @property
+    def group(self) -> str:
+        """Rows of one group share their processes and rounds."""
+        return self.name.split("-")[0]
+
+
+ROWS = (
+    Row(
+        "wsrl-official",
+        "WSRL step: 10 critics, LayerNorm, UTD 4",
+        "critic updates",
+        "ours:wsrl",
+        ("wsrl:sac-ln",),
+        2.5,
+        "4 critic updates of 256 rows, then one actor and temperature update on all 1024. Ours "
+        "includes drawing the batch; the peer is handed one. The peer evaluates all ten target "
+        "critics and then picks the random pair; ours evaluates the pair.",
+    ),
+    Row(
+        "wsrl-bound",
+        "the same against the matrix products alone",
+        "critic updates",
+        "ours:wsrl",
+        ("gemm:wsrl",),
+        0.45,
+        "The products of the leanest form of the step (7.15 GFLOP per 4 critic updates: only the "
+        "drawn pair of targets, the actor's gradient only through each row's smallest critic) at "
+        "their shapes, in float32, in the same rounds: the share of the bound that is reached.",
+    ),
+    Row(
+        "wsrl-plain",
+        "WSRL step without LayerNorm",
+        "critic updates",
+        "ours:wsrl-plain",
+        ("sb3:sac-10", "wsrl:sac-plain"),
+        2.0,
+        "SB3: train(gradient_steps=4) with 10 critics; it updates the actor on 256 rows after "
+        "each critic update (the same rows) and takes the minimum over all ten targets.",
+    ),
+    Row(
+        "sac-unit",
+        "SAC, 2 critics, 4 critic updates and one actor update of 1024 rows",
+        "critic updates",
+        "ours:sac-4",
+        ("sb3:sac-2",),
+        1.6,
+        "The same rows go through every network on both sides; SB3 takes four actor steps of 256 "
+        "rows where ours takes one of 1024. Both draw their batches from their replay buffers.",
+    ),
+    Row(
+        "sac-step",
+        "SAC, 2 critics, one critic and one actor update of 256 rows",
+        "critic updates",
+        "ours:sac-1",
+        ("sb3:sac-2",),
+        1.0,
+        "Exactly SB3's algorithm, step for step.",
+    ),
+    Row(
+        "calql2",
+        "Cal-QL offline, 2 critics, 10 actions",
+        "updates",
+        "ours:calql-2",
+        ("corl:calql", "d3rlpy:calql"),
+        1.25,
+        "No max backup, fixed weight 5, three hidden layers in the actor as CORL hard-codes "
+        "(d3rlpy is given the same). Ours draws its batch; the peers are handed one.",
+    ),
+    Row(
+        "calql10-pair",
+        "Cal-QL offline, 10 critics, regulariser on a random pair, max backup over 10 actions",
+        "updates",
+        "ours:calql-10",
+        ("wsrl:calql-10",),
+        1.5,
+        "The same loss on both sides. The official code evaluates all ten critics on the 30 "
+        "sampled actions, and all ten targets on the 10 next actions, and then picks the pairs "
+        "(agents/cql.py `_get_cql_q_diff`, agents/sac.py `critic_loss_fn`); ours draws the pairs "
+        "first and evaluates only them. Most of this ratio is that.",
+    ),
+    Row(
+        "calql10-all",
+        "the same peer, ours with the regulariser and the backup on all 10 critics",
+        "updates",
+        "ours:calql-10-all",
+        ("wsrl:calql-10",),
+        None,
+        "Equal critic evaluations on both sides, so this is speed alone; ours also propagates the "
+        "regulariser's gradient through all ten.",
+    ),
+    Row(
+        "replay-sb3",
+        "uniform batch of 256 transitions (obs 39, act 4, 100k rows)",
+        "batches",
+        "ours:batch",
+        ("sb3:batch",),
+        4.0,
+    ),
+    Row(
+        "replay-numpy",
+        "the same against five numpy arrays, indexed, to torch",
+        "batches",
+        "ours:batch",
+        ("plain:batch",),
+        2.0,
+        "The peer is the shortest code there is: it has no checks and no resumable sampler.",
+    ),
+    Row(
+        "windows-two",
+        "256 windows of 64 steps, observations and actions (500 episodes of 200 steps)",
+        "batches",
+        "ours:windows-two",
+        ("plain:windows-two",),
+        5.0,
+        "The peer is an in-memory torch Dataset with a DataLoader without workers.",
+    ),
+    Row(
+        "windows-all",
+        "the same with next observations, rewards and masks (5.5 MB per batch)",
+        "batches",
+        "ours:windows-all",
+        ("plain:windows-all",),
+        None,
+        "Here copying the bytes is most of our time, and the peer copies them only twice.",
+    ),
+    Row(
+        "loop",
+        "the whole training loop: environment, replay, WSRL updates",
+        "environment steps",
+        "loop:train",
+        ("plain_loop:train",),
+        2.0,
+        "Meta-World door-open-v3, state observations, one WSRL step (10 critics, LayerNorm, UTD 4) "
+        "per environment step. The peer is CORL's style in one file on the released environment: "
+        "its replay buffer, one nn.Sequential per critic, torch.optim.Adam. It also evaluates "
+        "only the drawn pair of targets. Ours includes its finite checks and its log.",
+    ),
+    Row(
+        "acting",
+        "one observation to one action",
+        "actions",
+        "ours:act",
+        ("sb3:act",),
+        None,
+        "An actor of two hidden layers of 256, exploring. SB3: SAC.predict.",
+    ),
+    Row(
+        "collecting",
+        "a collector step with a trivial policy against env.step",
+        "environment steps",
+        "loop:collect",
+        ("loop:raw",),
+        None,
+        "The same environment class on both sides (door-open-v3): what vectorising, episode book-"
+        "keeping and the rollout record cost.",
+    ),
+)
