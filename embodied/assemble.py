@@ -185,7 +185,7 @@ def build(
         directory,
         evaluator=Evaluator(evaluation_env, train.evaluation.episodes, train.evaluation.seed),
         options=TrainerOptions(**dataclasses.asdict(train.trainer)),
-        config=settings.plain,
+        config={k: v for k, v in settings.plain.items() if k not in PLACE},
     )
     return Run(settings, trainer, directory, about)
 
@@ -236,7 +236,7 @@ def begin(run: Run) -> None:
         )
     else:
         run.trainer.log.cut(0)  # of a run that ended before its first checkpoint
-    for name, content in (("run.json", about), ("config.json", run.settings.plain)):
+    for name, content in (("run.json", about), ("config.json", run.trainer.config)):
         temporary = run.directory / f"{name}.tmp"
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.replace(temporary, run.directory / name)
@@ -251,6 +251,9 @@ def resumed(overrides: Sequence[str], directory: str | Path) -> tuple[Settings, 
     if take(overrides, "run")[0]:
         raise UserError(f"a resumed run stays in its directory {directory}; leave out run=")
     about, old = read_run(directory)
+    method = take(overrides, "method")[0] or old["method_id"]
+    if method != old["method_id"]:  # before its settings are said to be unknown
+        refuse_incompatible({"method": (old["method_id"], method)})
     new = compose(
         [
             *merged(about["overrides"], overrides),

@@ -34,7 +34,7 @@ def load_policy(run: str | Path, *, deterministic: bool = True) -> tuple[Policy,
     _, parts = Checkpoints(Path(run) / "checkpoints").load()
     # a phase that is next but not entered has not been handed its learner yet
     reached = parts["trainer"]["phase_index"] - (not parts["trainer"]["entered"])
-    learner = recipe.phases[max(reached, 0)].learner
+    learner = recipe[max(reached, 0)].learner
     name = next(name for name, part in recipe.parts() if part is learner)
     learner.load_state_dict(parts[name])
     return learner.policy(deterministic=deterministic), settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -193,6 +194,7 @@ class Settings:
     plain: dict[str, Any]
 
 
+@functools.cache
 def _register_schemas() -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -384,7 +386,8 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 def quoted(text: object) -> str:
     """Text as a value of an override, whatever signs it has."""
-    escaped = str(text).replace("\\", "\\\\").replace("'", "\\'")
+    # to hydra a backslash is itself, except in front of a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + (r"\'" if m[2] else ""), str(text))
     return f"'{escaped}'"
 
 
