@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import envs
@@ -25,21 +23,34 @@ from embodied.core.evaluate import Evaluator
 from embodied.core.replay import RewardTransform
 from embodied.core.scaling import ObservationScaling
 from embodied.core.seeding import Streams
-from embodied.core.sources import Episodes
 from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
-from embodied.data import Dataset, DatasetWriter, transition_features
+from embodied.data import Dataset
+from embodied.datasets import (
+    SCRIPTED,
+    EpisodeHook,
+    describe_dataset,
+    load_episodes,
+    make_env,
+    open_dataset,
+    quiet,
+    scripted_dataset,
+    with_arguments,
+)
 from embodied.settings import (
-    CollectSettings,
+    PLACE,
     Settings,
     changes,
     compose,
+    default_directory,
+    merged,
+    quoted,
     refuse_incompatible,
+    take,
 )
 
 PACKAGES = ("embodied", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "dm_control")
-SCRIPTED = "scripted"
 
 
 @dataclass
@@ -51,12 +62,14 @@ class Run:
         trainer: ready to `run()` or `step()`.
         directory: the run directory.
         about: what `run.json` says: command, seed, threads, versions, data.
+        changed: what a resumed run changes: setting -> (old, new).
     """
 
     settings: Settings
     trainer: Trainer
     directory: Path
     about: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def threads_for(requested: int, device: str) -> tuple[int, str]:
@@ -72,124 +85,25 @@ def threads_for(requested: int, device: str) -> tuple[int, str]:
 
 
 def device_for(requested: str) -> str:
-    """The device a run uses."""
-    if requested != "auto":
-        return requested
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device a run uses.
 
-
-def collect(
-    root: Path,
-    env_id: str,
-    env_args: Mapping[str, Any],
-    settings: CollectSettings,
-    on_episode: Callable[[int, bool], None] = lambda index, success: None,
-) -> Dataset:
-    """Record episodes of the task's scripted policy, made worse on purpose as asked.
-
-    Each episode is on the disk when the next begins. Called again on an unfinished dataset it goes
-    on where it stopped: episode i depends on the seed and i alone.
-
-    Args:
-        root: dataset directory.
-        env_id: environment.
-        env_args: its arguments.
-        settings: how many episodes and how noisy.
-        on_episode: told the index and success of each new episode.
+    Raises:
+        UserError: this machine does not have it.
     """
-    env = envs.make(env_id, **env_args)
-    expert = envs.expert(env)
-    description = envs.describe(env)
-    meta = {"env": description, "collect": dataclasses.asdict(settings)}
-    if (root / "meta").exists():
-        writer = DatasetWriter.resume(root)
-    else:
-        writer = DatasetWriter.create(
-            root,
-            env_id=env_id,
-            fps=round(env.metadata.get("render_fps") or 20),
-            features=transition_features(env.observation_space.shape, env.action_space.shape),
-            meta=json.loads(json.dumps(meta)),
-        )
-    streams = Streams(settings.seed)
-    with writer:
-        for index in range(writer.num_episodes, settings.episodes):
-            rng = streams.numpy(f"episode/{index}")
-            policy = envs.NoisyExpert(
-                expert,
-                offset=settings.offset,
-                noise=settings.noise,
-                noise_correlation=settings.noise_correlation,
-                random_prob=settings.random_prob,
-                failure_prob=settings.failure_prob,
-                rng=rng,
-            )
-            success = _record(env, policy, writer, int(rng.integers(2**31)))
-            writer.save_episode(task=env_id)
-            on_episode(index, success)
-    env.close()
-    return Dataset.open(root, verify=False)
-
-
-def _record(env: Any, policy: Any, writer: DatasetWriter, seed: int) -> bool:
-    """One episode into the writer; returns whether it succeeded."""
-    observation, _ = env.reset(seed=seed)
-    ended = succeeded = False
-    while not ended:
-        action = policy.act(observation)
-        following, reward, terminated, truncated, info = env.step(action)
-        ended = bool(terminated or truncated)
-        succeeded = succeeded or bool(info["success"])
-        writer.add_frame(
-            {
-                "observation.state": observation,
-                "action": np.asarray(action, np.float32),
-                "next.observation.state": following,
-                "next.reward": np.float32(reward),
-                "next.terminated": np.bool_(terminated),
-                "next.truncated": np.bool_(truncated),
-                "next.success": np.bool_(info["success"]),
-                "next.done": np.bool_(ended),
-            }
-        )
-        observation = following
-    return succeeded
-
-
-def scripted_dataset(settings: Settings, on_episode: Callable[[int, bool], None]) -> Path:
-    """Where `data=scripted` lives, collected if it is not there yet."""
-    train = settings.train
-    args = {**train.env_args, **train.data_env_args}
-    made_from = [train.env, args, dataclasses.asdict(train.collect)]
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
-    root = Path("runs") / "data" / f"{train.env.replace('/', '-')}-{key}"
-    collect(root, train.env, args, train.collect, on_episode)
-    return root
-
-
-def load_episodes(dataset: Dataset, scaling: ObservationScaling | None) -> Episodes:
-    """A dataset as the transitions learners train on, rewards as recorded."""
-    scale = scaling or np.asarray
-    columns = dataset.arrays(
-        ["observation.state", "action", "next.observation.state", "next.reward", "next.terminated"]
-    )
-    bounds = np.cumsum(dataset.episode_lengths)[:-1]
-    split = {name: np.split(column, bounds) for name, column in columns.items()}
-    return [
-        {
-            "observation": scale(split["observation.state"][i]),
-            "action": np.clip(split["action"][i], -1.0, 1.0),
-            "next_observation": scale(split["next.observation.state"][i]),
-            "reward": split["next.reward"][i].reshape(-1),
-            "mask": 1.0 - split["next.terminated"][i].reshape(-1).astype(np.float32),
-        }
-        for i in range(dataset.num_episodes)
-    ]
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if requested != "cpu":
+        devices = torch.cuda.device_count()
+        if (torch.device(requested).index or 0) >= devices:
+            raise UserError(f"device={requested} is not here: torch sees {devices} GPU(s)")
+    return requested
 
 
 def build_task(
     settings: Settings,
-    on_episode: Callable[[int, bool], None] = lambda index, success: None,
+    on_episode: EpisodeHook = quiet,
+    *,
+    read_data: bool = True,
 ) -> tuple[RobotTask, Dataset | None]:
     """Training environments and offline data as a method is handed them.
 
@@ -198,32 +112,31 @@ def build_task(
     Args:
         settings: see `embodied.settings.compose`.
         on_episode: told about each episode collected for `data=scripted`.
+        read_data: False where nothing will be trained, so the data need not be there.
     """
     train = settings.train
     device = device_for(train.device)
     streams = Streams(train.seed)
-    vector = envs.make_vec(train.env, train.num_envs, mode=train.vector, **train.env_args)
-    space = vector.single_observation_space
+    vector = with_arguments(
+        lambda: envs.make_vec(train.env, train.num_envs, mode=train.vector, **train.env_args),
+        train.env,
+    )
+    observation, action = vector.single_observation_space.shape, vector.single_action_space.shape
     dataset = None
-    if train.data:
+    if train.data and read_data:
         path = train.data if train.data != SCRIPTED else scripted_dataset(settings, on_episode)
-        dataset = Dataset.open(path)
-        dataset.check_compatible(
-            env_id=train.env,
-            observation_shape=space.shape,
-            action_shape=vector.single_action_space.shape,
-        )
+        dataset = open_dataset(path, train.env, observation, action)
     scaling = None
-    if train.scale_observations:
-        if dataset is None:
-            raise UserError("scale_observations=true takes its statistics from data; give data=")
+    if train.scale_observations and not train.data:
+        raise UserError("scale_observations=true takes its statistics from data; give data=PATH")
+    if train.scale_observations and dataset is not None:
         scaling = ObservationScaling.of(dataset.arrays(["observation.state"])["observation.state"])
     task = RobotTask(
-        observation_shape=space.shape,
-        action_dim=vector.single_action_space.shape[0],
+        observation_shape=observation,
+        action_dim=action[0],
         streams=streams,
         collector=EnvCollector(vector, streams.numpy("environment"), scaling),
-        episodes=None if dataset is None else lambda: load_episodes(dataset, scaling),
+        episodes=(lambda: load_episodes(dataset, scaling)) if train.data else None,
         fingerprint="" if dataset is None else dataset.fingerprint,
         reward=RewardTransform(train.reward.scale, train.reward.bias),
         sparse=train.env_args.get("reward", "dense") == "sparse",
@@ -236,7 +149,7 @@ def build(
     settings: Settings,
     *,
     command: Sequence[str] | None = None,
-    on_episode: Callable[[int, bool], None] = lambda index, success: None,
+    on_episode: EpisodeHook = quiet,
 ) -> Run:
     """Everything a run needs, wired together.
 
@@ -255,7 +168,7 @@ def build(
     scaling = task.collector.scaling
     recipe = registry.get(settings.method_id).recipe(settings.method, task)
     directory = Path(train.run or default_directory(settings))
-    evaluation_env = envs.make(train.env, **train.env_args)
+    evaluation_env = make_env(train.env, train.env_args)
     about = {
         "command": shlex.join(command or ["embodied", "train", *settings.overrides]),
         "overrides": list(settings.overrides),
@@ -273,6 +186,10 @@ def build(
         "dataset": None if dataset is None else describe_dataset(dataset, train.data),
         "observation_scaling": scaling.describe() if scaling else None,
     }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run directory {directory}: {error.strerror}") from error
     trainer = Trainer(
         recipe,
         directory,
@@ -280,29 +197,36 @@ def build(
             evaluation_env, train.evaluation.episodes, train.evaluation.seed, scaling
         ),
         options=TrainerOptions(**dataclasses.asdict(train.trainer)),
-        config=settings.plain,
+        config={k: v for k, v in settings.plain.items() if k not in PLACE},
     )
     return Run(settings, trainer, directory, about)
 
 
-def describe_dataset(dataset: Dataset, path: str | Path) -> dict[str, Any]:
-    """What a report says about the data."""
-    success = dataset.arrays(["next.success"])["next.success"].reshape(-1)
-    bounds = np.cumsum(dataset.episode_lengths)[:-1]
-    successes = sum(bool(part.any()) for part in np.split(success, bounds))
-    return {
-        "path": str(path),
-        "fingerprint": dataset.fingerprint,
-        "episodes": dataset.num_episodes,
-        "frames": dataset.num_frames,
-        "success": successes / dataset.num_episodes,
-    }
+def start(
+    overrides: Sequence[str],
+    *,
+    command: Sequence[str] | None = None,
+    on_episode: EpisodeHook = quiet,
+) -> Run:
+    """A run from its overrides, composed, built and begun; with `resume=RUN` one that goes on.
 
+    Args:
+        overrides: settings as on the command line.
+        command: how it was asked for; written to run.json.
+        on_episode: told about each episode collected for `data=scripted`.
 
-def default_directory(settings: Settings) -> Path:
-    """runs/METHOD-TASK-SEED."""
-    name = f"{settings.method_id}-{settings.train.env.replace('/', '-')}-{settings.train.seed}"
-    return Path("runs") / name
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    resume, rest = take(overrides, "resume")
+    if resume:
+        settings, changed = resumed(rest, resume)
+    else:
+        settings, changed = compose(rest), {}
+    run = build(settings, command=command, on_episode=on_episode)
+    run.changed = changed
+    begin(run)
+    return run
 
 
 def begin(run: Run) -> None:
@@ -311,15 +235,20 @@ def begin(run: Run) -> None:
     Raises:
         UserError: a fresh run would overwrite another one.
     """
+    about = run.about
     if run.settings.train.resume:
         run.trainer.resume(fallback=run.settings.train.fallback)
-        return
-    if run.trainer.checkpoints.steps():
+        old, _ = read_run(run.directory)
+        again = [*old.get("resumed", []), about["command"]]
+        about = {**old, "overrides": merged(about["overrides"], []), "resumed": again}
+    elif run.trainer.checkpoints.steps():
         raise UserError(
             f"{run.directory} holds another run; continue it with resume={run.directory}, or give "
             "another directory with run=PATH"
         )
-    for name, content in (("run.json", run.about), ("config.json", run.settings.plain)):
+    else:
+        run.trainer.log.cut(0)  # of a run that ended before its first checkpoint
+    for name, content in (("run.json", about), ("config.json", run.trainer.config)):
         temporary = run.directory / f"{name}.tmp"
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.replace(temporary, run.directory / name)
@@ -331,10 +260,21 @@ def resumed(overrides: Sequence[str], directory: str | Path) -> tuple[Settings, 
     Raises:
         UserError: the directory is no run, or the changes are incompatible.
     """
+    if take(overrides, "run")[0]:
+        raise UserError(f"a resumed run stays in its directory {directory}; leave out run=")
     about, old = read_run(directory)
-    new = compose([*about["overrides"], *overrides, f"run={directory}", f"resume={directory}"])
-    ignored = ("run", "resume", "fallback")
-    changed = {k: v for k, v in changes(old, new.plain).items() if k not in ignored}
+    method = take(overrides, "method")[0] or old["method_id"]
+    if method != old["method_id"]:  # before its settings are said to be unknown
+        refuse_incompatible({"method": (old["method_id"], method)})
+    new = compose(
+        [
+            *merged(about["overrides"], overrides),
+            f"run={quoted(directory)}",
+            f"resume={quoted(directory)}",
+            *(o for o in overrides if o.startswith("fallback=")),
+        ]
+    )
+    changed = {k: v for k, v in changes(old, new.plain).items() if k not in PLACE}
     refuse_incompatible(changed)
     return new, changed
 

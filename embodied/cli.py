@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,24 @@ Ctrl-C and SIGTERM save and say how to go on.
 """
 
 
+EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "pyarrow": "train",
+    "metaworld": "metaworld",
+    "dm_control": "dmcontrol",
+    "mujoco": "metaworld",
+    "matplotlib": "report",
+    "av": "report",
+    "wandb": "wandb",
+}
+"""Package -> the extra of ours that installs it."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(list(sys.argv[1:] if argv is None else argv))
     if arguments.command is None:
         _parser().print_help()
         return 0
@@ -51,9 +66,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _foreign_user_errors() as error:
         _say(str(error), error=True)
         return 2
+    except ImportError as error:
+        _say(_missing_package(error), error=True)
+        return 2
+    except OSError as error:
+        _say(f"{error.filename or 'file'}: {error.strerror or error}", error=True)
+        return 2
     except KeyboardInterrupt:
         _say("interrupted", error=True)
         return 130
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse; settings may stand on either side of an option, which argparse alone refuses."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or not hasattr(arguments, "overrides"):
+        parser.parse_args(argv)
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def _missing_package(error: ImportError) -> str:
+    """What to install for a package that is missing; any other ImportError is raised again."""
+    name = error.name or getattr(error.__cause__, "name", None) or ""
+    extra = EXTRAS.get(name.partition(".")[0])
+    if extra is None:
+        raise error
+    return f'{name} is not installed; this needs: pip install "embodied[{extra}]"'
 
 
 def _foreign_user_errors() -> tuple[type[Exception], ...]:
@@ -91,16 +132,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--settings", action="store_true", help="list every setting and leave")
     evaluate = add("eval", _eval, "Evaluate the policy of a run on fixed initial states.")
     evaluate.add_argument(
-        "overrides", nargs="+", metavar="KEY=VALUE", help="policy=RUN episodes=50 seed=0"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="policy=RUN episodes=50 seed=0"
     )
     collect = add("collect", _collect, "Record episodes of a task's scripted policy.")
     collect.add_argument(
         "overrides",
-        nargs="+",
+        nargs="*",
         metavar="KEY=VALUE",
         help="env=ID out=PATH, and collect.* and env_args.* as in `embodied train`",
     )
-    add("methods", _methods, "List the methods.")
+    methods = add("methods", _methods, "List the methods.")
+    methods.add_argument("--markdown", action="store_true", help="as the table of README.md")
     report = add("report", _report, "Write report.html of a run.")
     report.add_argument("directory", metavar="RUN")
     reproduce = add("reproduce", _reproduce, "Run a method's proof and write its page in docs/.")
@@ -116,39 +158,45 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> int:
     from embodied import settings
+    from embodied.core.trainer import Interrupted
+    from embodied.core.types import UserError
 
     if arguments.settings:
         return _list_settings(arguments.overrides)
-    if arguments.multirun:
-        runs = settings.sweep(arguments.overrides)
-        for i, overrides in enumerate(runs, 1):
-            _say(f"run {i} of {len(runs)}: {' '.join(overrides)}")
+    if not arguments.multirun:
+        return _train_one(arguments.overrides)
+    runs = settings.sweep(arguments.overrides)
+    failed = 0
+    for i, overrides in enumerate(runs, 1):
+        _say(f"run {i} of {len(runs)}: {' '.join(overrides)}")
+        try:
             _train_one(overrides)
-        return 0
-    return _train_one(arguments.overrides)
+        except Interrupted:
+            raise
+        except (UserError, *_foreign_user_errors()) as error:
+            failed += 1
+            _say(f"run {i} of {len(runs)} failed: {error}", error=True)
+    if failed:
+        raise UserError(f"{failed} of {len(runs)} runs failed; see above")
+    return 0
 
 
 def _train_one(overrides: Sequence[str]) -> int:
-    from embodied import assemble, settings
+    from embodied import assemble
     from embodied.core.trainer import Interrupted
     from embodied.progress import ProgressLine
 
-    resume, rest = _take(overrides, "resume")
-    command = ["embodied", "train", *overrides]
-    if resume:
-        composed, changed = assemble.resumed(rest, resume)
-        for key, (old, new) in changed.items():
-            _say(f"changed: {key}: {old!r} -> {new!r}")
-    else:
-        composed = settings.compose(overrides)
-    with _CollectionBar(composed.train.collect.episodes) as bar:
-        run = assemble.build(composed, command=command, on_episode=bar.advance)
-    assemble.begin(run)
+    with _CollectionBar() as bar:
+        run = assemble.start(
+            overrides, command=["embodied", "train", *overrides], on_episode=bar.advance
+        )
+    for key, (old, new) in run.changed.items():
+        _say(f"changed: {key}: {old!r} -> {new!r}")
     about = run.about
     _say(f"{about['method']} on {about['env']}, seed {about['seed']}, in {run.directory}")
     _say(f"{about['threads']} thread(s) on {about['device']}: {about['thread_reason']}")
     try:
-        with ProgressLine() as progress:
+        with closing(run.trainer.log), ProgressLine() as progress:
             run.trainer.run(progress.update)
     except Interrupted as stop:
         stop.args = (f"{stop}; go on with: embodied train resume={run.directory}",)
@@ -160,7 +208,7 @@ def _train_one(overrides: Sequence[str]) -> int:
             f"success {result.successes}/{len(result.episodes)} = {result.success:.0%} "
             f"(95 % interval {low:.0%} to {high:.0%})"
         )
-    if composed.train.report:
+    if run.settings.train.report:
         _write_report(run.directory)
     return 0
 
@@ -168,8 +216,7 @@ def _train_one(overrides: Sequence[str]) -> int:
 class _CollectionBar:
     """A progress bar that appears with the first episode collected."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self) -> None:
         self._bar: Any = None
         self._successes = 0
 
@@ -180,7 +227,7 @@ class _CollectionBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, index: int, success: bool) -> None:
+    def advance(self, index: int, total: int, success: bool) -> None:
         """An episode was recorded."""
         from rich.progress import Progress
 
@@ -188,25 +235,12 @@ class _CollectionBar:
             self._bar = Progress()
             self._bar.start()
             self._first = index
-            self._task = self._bar.add_task("collecting", total=self.total)
+            self._task = self._bar.add_task("collecting", total=total)
         self._successes += success
         share = self._successes / (index + 1 - self._first)
         self._bar.update(
             self._task, completed=index + 1, description=f"collecting, {share:.0%} successful"
         )
-
-
-def _take(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
-    """The value of one override, and the others."""
-    value = None
-    rest = []
-    for override in overrides:
-        name, _, given = override.partition("=")
-        if name == key:
-            value = given
-        else:
-            rest.append(override)
-    return value, rest
 
 
 def _list_settings(overrides: Sequence[str]) -> int:
@@ -221,22 +255,21 @@ def _list_settings(overrides: Sequence[str]) -> int:
 def _eval(arguments: argparse.Namespace) -> int:
     from embodied import evaluation
 
-    policy, rest = _take(arguments.overrides, "policy")
-    return evaluation.command(policy, rest)
+    return evaluation.command(arguments.overrides)
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from embodied import assemble, settings
+    from embodied import datasets, settings
     from embodied.core.types import UserError
 
-    out, rest = _take(arguments.overrides, "out")
+    out, rest = settings.take(arguments.overrides, "out")
     if out is None:
         raise UserError("say where to write: embodied collect env=ID out=PATH")
     train = settings.compose(rest).train
     args = {**train.env_args, **train.data_env_args}
-    with _CollectionBar(train.collect.episodes) as bar:
-        dataset = assemble.collect(Path(out), train.env, args, train.collect, bar.advance)
-    about = assemble.describe_dataset(dataset, out)
+    with _CollectionBar() as bar:
+        dataset = datasets.collect(Path(out), train.env, args, train.collect, bar.advance)
+    about = datasets.describe_dataset(dataset, out)
     _say(
         f"{about['episodes']} episodes, {about['frames']} frames, {about['success']:.0%} "
         f"successful, in {out}; train with data={out}"
@@ -250,11 +283,25 @@ def _methods(arguments: argparse.Namespace) -> int:
 
     from embodied.core import registry
 
+    if arguments.markdown:
+        print(methods_table())
+        return 0
     table = Table("method", "what it does", "paper", box=None)
     for method in registry.methods().values():
         table.add_row(method.id, method.summary, method.paper)
     Console().print(table)
     return 0
+
+
+def methods_table() -> str:
+    """The methods as a Markdown table, for README.md and docs/methods/index.md."""
+    from embodied.core import registry
+
+    lines = ["| method | what it does | paper |", "| --- | --- | --- |"]
+    for method in registry.methods().values():
+        address = method.paper.removeprefix("https://")
+        lines.append(f"| `{method.id}` | {method.summary} | [{address}]({method.paper}) |")
+    return "\n".join(lines)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -269,7 +316,7 @@ def _write_report(directory: Path) -> None:
     from embodied import replay
 
     replay.record_videos(directory)
-    from embodied.report import write_report
+    from embodied.report.html import write_report
 
     _say(f"report: {write_report(directory)}")
 
@@ -286,7 +333,12 @@ def _data(arguments: argparse.Namespace) -> int:
     from embodied import data
 
     if arguments.action == "repair":
-        print(data.repair(arguments.path))
+        done = data.repair(arguments.path)
+        for problem in done.problems:
+            print(problem)
+        for path in done.quarantined:
+            print(f"moved to quarantine: {path}")
+        _say(f"{done.num_episodes} episodes, {done.num_frames} frames verified")
         return 0
     if arguments.action == "verify":
         problems = data.verify(arguments.path)
@@ -294,7 +346,7 @@ def _data(arguments: argparse.Namespace) -> int:
             print(problem)
         _say("no problems" if not problems else f"{len(problems)} problem(s)")
         return int(any(problem.fatal for problem in problems))
-    from embodied.assemble import describe_dataset
+    from embodied.datasets import describe_dataset
 
     dataset = data.Dataset.open(arguments.path, verify=False)
     for key, value in describe_dataset(dataset, arguments.path).items():

@@ -55,7 +55,9 @@ def record_videos(run: str | Path) -> list[Path]:
     index = choose(shown["before"], shown["after"])
     folder = run / "videos"
     folder.mkdir(exist_ok=True)
-    env = envs.make(about["env"], **about["env_args"], render="fast", render_size=(WIDTH, WIDTH))
+    options = {**about["env_args"], "render": "fast", "render_size": (WIDTH, WIDTH)}
+    env = envs.make(about["env"], **options)
+    (folder / "unavailable.txt").unlink(missing_ok=True)
     written = []
     try:
         for name, evaluation in shown.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from embodied.core import registry
@@ -26,6 +28,17 @@ TUNABLE = (
     "method.eval_every",
 )
 """What a resumed run may change: how it is kept and how long it lasts, not what it computes."""
+
+PLACE = ("run", "resume", "fallback")
+"""Where a run lies and how it goes on; no part of what it is."""
+
+
+def _check(section: str, settings: Any, **least: float) -> None:
+    """Raise ValueError if a setting is less than it may be."""
+    for name, minimum in least.items():
+        value = getattr(settings, name)
+        if value < minimum:
+            raise ValueError(f"{section}{name} must be at least {minimum}, got {value}")
 
 
 @dataclass
@@ -63,6 +76,16 @@ class CollectSettings:
     failure_prob: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check("collect.", self, episodes=1, noise=0, noise_correlation=0, seed=0)
+        if self.noise_correlation >= 1:
+            raise ValueError(
+                f"collect.noise_correlation must be less than 1, got {self.noise_correlation}"
+            )
+        for name in ("random_prob", "failure_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"collect.{name} must lie in [0, 1], got {getattr(self, name)}")
+
 
 @dataclass
 class EvaluationSettings:
@@ -75,6 +98,9 @@ class EvaluationSettings:
 
     episodes: int = 50
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("evaluation.", self, episodes=1, seed=0)
 
 
 @dataclass
@@ -94,6 +120,9 @@ class KeepingSettings:
     keep: int = 2
     tensorboard: bool = True
     wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        _check("trainer.", self, log_every=1, checkpoint_every=0, keep=1)
 
 
 @dataclass
@@ -142,6 +171,13 @@ class TrainSettings:
     resume: str | None = None
     fallback: bool = False
 
+    def __post_init__(self) -> None:
+        _check("", self, num_envs=1, seed=0, threads=0)
+        if self.vector not in ("sync", "async"):
+            raise ValueError(f"vector must be sync or async, got {self.vector!r}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {self.device!r}")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -162,6 +198,7 @@ class Settings:
     plain: dict[str, Any]
 
 
+@functools.cache
 def _register_schemas() -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -194,16 +231,18 @@ def compose(overrides: Sequence[str] = ()) -> Settings:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     _register_schemas()
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(f"{error}\noverrides look like key=value") from error
+    parsed = _parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(
+                f"{override.input_line!r} gives several values: `embodied train -m` runs each of "
+                "them; a list is written key=[1,2]"
+            )
     groups = [o for o in parsed if o.key_or_group in ("method", "experiment")]
     for override in groups:
         _check_choice(override.key_or_group, str(override.value()))
@@ -212,17 +251,35 @@ def compose(overrides: Sequence[str] = ()) -> Settings:
             base = hydra_compose("train", [o.input_line for o in groups])
             known = list(_flat_keys(base))
             ready = [_ready(o, known) for o in parsed]
-            full = hydra_compose("train", ready)
-            choices = hydra_compose("train", ready, return_hydra_config=True).hydra.runtime.choices
+            full = hydra_compose("train", ready, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_first_line(error)) from error
-    method_id = choices.method
+    method_id = full.hydra.runtime.choices.method
+    with open_dict(full):
+        del full["hydra"]
     try:
         built = OmegaConf.to_object(full)
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(_first_line(error.__cause__ or error)) from error
     plain = {"method_id": method_id, **OmegaConf.to_container(full, resolve=True)}
     return Settings(method_id, built.method, built, tuple(overrides), plain)
+
+
+def _parse(overrides: Sequence[str]) -> list[Any]:
+    """Overrides as hydra reads them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for override in overrides:
+        if not override.partition("=")[1] or override.startswith("="):
+            raise UserError(f"{override!r} is no setting; settings look like key=value")
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(
+            f"cannot read a setting: {_first_line(error)}; settings look like key=value, lists "
+            "like key=[1,2], and text with other signs needs quotes: 'key=\"a, b\"'"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -294,20 +351,63 @@ def refuse_incompatible(changed: Mapping[str, Any]) -> None:
         )
 
 
-def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """All combinations of `key=a,b` and `key=range(...)` overrides, one list per run."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def default_directory(settings: Settings) -> Path:
+    """runs/METHOD-TASK-SEED."""
+    name = f"{settings.method_id}-{settings.train.env.replace('/', '-')}-{settings.train.seed}"
+    return Path("runs") / name
 
-    options = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """All combinations of `key=a,b` and `key=range(...)` overrides, one list per run.
+
+    The choices a run directory's name would not show are appended to it, so that no two runs of a
+    sweep share one.
+
+    Raises:
+        UserError: as `compose`, for any of the combinations.
+    """
+    options, swept = [], []
+    for override in _parse(overrides):
         if override.is_sweep_override():
             key = override.get_key_element()
             options.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             options.append([override.input_line])
-    return [list(choice) for choice in itertools.product(*options)]
+        swept.append(override.is_sweep_override())
+    runs = []
+    for combination in itertools.product(*options):
+        composed = compose(combination)
+        shown = () if composed.train.run else ("method", "env", "seed")
+        choices = [c for c, several in zip(combination, swept, strict=True) if several]
+        hidden = [c for c in choices if c.partition("=")[0] not in shown]
+        if hidden:
+            suffix = re.sub(r"[^-+=.,\w]+", "_", "-".join(hidden))
+            directory = composed.train.run or default_directory(composed)
+            combination = (*combination, f"run={quoted(f'{directory}-{suffix}')}")
+        runs.append(list(combination))
+    return runs
 
 
-def defaults(config: type) -> dict[str, Any]:
-    """Default values of a config dataclass, for help and tables."""
-    return dataclasses.asdict(config())
+def quoted(text: object) -> str:
+    """Text as a value of an override, whatever signs it has."""
+    # to hydra a backslash is itself, except in front of a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + (r"\'" if m[2] else ""), str(text))
+    return f"'{escaped}'"
+
+
+def take(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
+    """The value of one override, and the others."""
+    value, rest = None, []
+    for override in overrides:
+        name, _, given = override.partition("=")
+        if name == key:
+            value = given
+        else:
+            rest.append(override)
+    return value, rest
+
+
+def merged(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Overrides of a run with newer ones on top, without those of its place."""
+    by_key = {o.partition("=")[0].lstrip("+"): o for o in (*old, *new)}
+    return [override for key, override in by_key.items() if key not in PLACE]

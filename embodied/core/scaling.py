@@ -41,6 +41,11 @@ class ObservationScaling:
         """As JSON values."""
         return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
 
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> ObservationScaling:
+        """The inverse of `describe`, exact."""
+        return cls(*(np.array(values[name], np.float32) for name in ("shift", "scale")))
+
 
 @dataclass(frozen=True)
 class ScaledPolicy:

@@ -182,7 +182,7 @@ def _success(job: Job, wall: float) -> float:
 
 
 def _calibration(job: Job) -> float:
-    learner, task, settings = load_learner(job.directory)
+    learner, task, settings = load_learner(job.directory, read_data=True)
     rows = task.offline(settings.method.discount).rows()
     with torch.no_grad():
         obs = rows["observation"]

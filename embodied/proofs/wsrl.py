@@ -13,7 +13,9 @@ import numpy as np
 import envs
 from embodied.assemble import versions
 from embodied.core.evaluate import Evaluator
+from embodied.core.registry import nearest
 from embodied.core.stats import bootstrap_mean, wilson
+from embodied.core.types import UserError
 from embodied.evaluation import load_policy
 from embodied.proofs import DOCS, RUNS
 from embodied.proofs.runs import Job, curve, evaluations, final, run_all
@@ -355,6 +357,8 @@ EXPERIMENTS = {"maze": (maze, 5), "warmup": (warmup, 10), "metaworld": (metaworl
 
 def reproduce(method: str, *, seeds: int | None, only: str | None, jobs: int) -> bool:
     """Run the experiments and write the page; whether every gate holds."""
+    if only and only not in EXPERIMENTS:
+        raise UserError(f"no experiment {only!r} in this proof; {nearest(only, EXPERIMENTS)}")
     wanted = [only] if only else list(EXPERIMENTS)
     sections: list[Section] = []
     for name in wanted:

@@ -1,0 +1,72 @@
+"""What holds for the repository as a whole."""
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from embodied.cli import methods_table
+
+ROOT = Path(__file__).parents[1]
+MACHINE_PATHS = ("/" + "work/", "/" + "root/", "/" + "home/", "/" + "Users/")
+REGISTRIES = ("index" + "-url", "pypi" + ".org", "artifact" + "ory", "nexus" + "3", "file:" + "///")
+
+
+@cache
+def tracked():
+    """Tracked files, or an explanation why there are none to look at."""
+    try:
+        done = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def sources(package="."):
+    return [p for p in tracked() if p.suffix == ".py" and (ROOT / package) in p.parents]
+
+
+def lines(path):
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/methods/index.md"])
+def test_the_table_of_methods_is_that_of_the_registry(name):
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    block = re.search(r"<!-- methods -->\n(.*?)\n<!-- /methods -->", text, re.DOTALL)
+    if block is None:
+        pytest.skip(f"{name} has no table of methods between <!-- methods --> marks")
+    assert block[1].strip() == methods_table(), "write it anew with: embodied methods --markdown"
+
+
+@pytest.mark.parametrize("words", [MACHINE_PATHS, REGISTRIES], ids=["paths", "registries"])
+def test_no_file_names_a_machine(words):
+    found = []
+    for path in tracked():
+        content = path.read_bytes()
+        if b"\0" in content:  # pictures and videos
+            continue
+        text = content.decode("utf-8")
+        found += [f"{path.relative_to(ROOT)}: {word}" for word in words if word in text]
+    assert not found
+
+
+def test_files_are_short():
+    long = {str(p.relative_to(ROOT)): lines(p) for p in sources() if lines(p) > 450}
+    assert not long
+
+
+def test_the_core_is_small():
+    assert lines(ROOT / "embodied/core/trainer.py") < 300
+    assert sum(lines(p) for p in sources("embodied/core")) < 3000
+
+
+def test_nothing_is_pickled():
+    forbidden = re.compile(r"\b(pick" + r"le|di" + r"ll|cloudpick" + r"le|shel" + r"ve)\.\w+\(")
+    found = [p.name for p in sources() if forbidden.search(p.read_text(encoding="utf-8"))]
+    assert not found
