@@ -196,7 +196,7 @@ def _train_one(overrides: Sequence[str]) -> int:
     _say(f"{about['method']} on {about['env']}, seed {about['seed']}, in {run.directory}")
     _say(f"{about['threads']} thread(s) on {about['device']}: {about['thread_reason']}")
     try:
-        with closing(run.trainer.log), ProgressLine() as progress:
+        with closing(run.trainer), ProgressLine() as progress:
             run.trainer.run(progress.update)
     except Interrupted as stop:
         stop.args = (f"{stop}; go on with: embodied train resume={run.directory}",)

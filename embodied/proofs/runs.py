@@ -81,7 +81,7 @@ def _run(job: Job) -> tuple[Job, str]:
         return job, str(error)
     finally:
         if "run" in locals():
-            run.trainer.log.close()
+            run.trainer.close()
     return job, ""
 
 
