@@ -193,7 +193,7 @@ ROWS = (
         "ours:windows-all",
         ("plain:windows-all",),
         None,
-        "Here copying the bytes is most of our time, and the peer copies them only twice.",
+        "The same peer. Moving the bytes is most of our time here.",
     ),
     Row(
         "loop",

@@ -26,6 +26,7 @@ Members = Sequence[int] | Tensor | None
 # Chunking -----------------------------------------------------------------------------------
 
 CACHE_BYTES = 1 << 20  # about one core's L2
+ROW_BYTES = 8 << 20  # activations of one member; larger than L2, but fewer passes: see below
 MIN_ROWS = 64  # fewer rows than this waste the matrix kernels
 
 
@@ -35,8 +36,10 @@ def chunk_sizes(
     """How many members, and how many of their rows, to work on at once.
 
     On a GPU everything is one stacked product. On a CPU a pass over a chunk touches its weights
-    and about four activations per hidden unit and row; that should fit the cache. Large networks
-    come out as one member at a time, tiny ones as all members at once, which saves dispatch.
+    and about four activations per hidden unit and row. Members are stacked only while all that
+    fits the cache: large networks come out as one at a time, tiny ones as all at once, which saves
+    dispatch. Rows are cut later, at 2048 for width 256, because small products and the passes over
+    a member's gradient cost more than L2 misses (Cal-QL, 7936 rows: 1.12x faster than 256 rows).
 
     Args:
         device: Where the ensemble lives.
@@ -51,7 +54,7 @@ def chunk_sizes(
     if device.type != "cpu":
         return 1 << 30, 1 << 30
     row_bytes = 4 * width * itemsize
-    rows = min(rows, max(MIN_ROWS, CACHE_BYTES // row_bytes))
+    rows = min(rows, max(MIN_ROWS, ROW_BYTES // row_bytes))
     members = CACHE_BYTES // (parameters * itemsize + rows * row_bytes)
     return max(1, members), rows
 
