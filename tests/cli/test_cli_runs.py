@@ -18,7 +18,6 @@ from embodied.core.log import read_log
 from embodied.core.trainer import Trainer
 from embodied.evaluation import load_policy
 
-
 SHORT = ("method.offline_updates=5", "method.warmup_steps=5", "method.online_steps=8")
 
 
