@@ -162,7 +162,7 @@ def _record(env: Any, policy: Any, writer: DatasetWriter, seed: int) -> bool:
     return succeeded
 
 
-def scripted_dataset(settings: Settings, on_episode: EpisodeHook) -> Path:
+def scripted_dataset(settings: Settings, on_episode: EpisodeHook = quiet) -> Path:
     """Where `data=scripted` lives, collected if it is not there yet."""
     train = settings.train
     args = {**train.env_args, **train.data_env_args}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import shlex
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from embodied import settings
 from embodied.core.log import read_log
 from embodied.core.types import UserError
+from embodied.data import DatasetError
+from embodied.datasets import SCRIPTED, scripted_dataset
+from envs import EnvsError
 
 KEEP = ("report=false", "trainer.tensorboard=false", "trainer.checkpoint_every=0", "trainer.keep=1")
 
@@ -32,7 +38,7 @@ class Job:
     @property
     def command(self) -> str:
         """The command that repeats it."""
-        return " ".join(["embodied train", *self.overrides])
+        return shlex.join(["embodied", "train", *self.overrides])
 
     @property
     def done(self) -> bool:
@@ -52,6 +58,10 @@ def run_all(jobs: Sequence[Job], processes: int, title: str) -> None:
     waiting = [job for job in dict.fromkeys(jobs) if not job.done]
     if not waiting:
         return
+    for job in waiting:  # here, because one process alone may write a dataset
+        composed = settings.compose(job.overrides)
+        if composed.train.data == SCRIPTED:
+            scripted_dataset(composed)
     context = multiprocessing.get_context("spawn")
     with Progress() as progress, context.Pool(min(processes, len(waiting))) as pool:
         task = progress.add_task(title, total=len(waiting))
@@ -68,20 +78,18 @@ def _run(job: Job) -> tuple[Job, str]:
     """Train one job in this process; returns what went wrong, if anything."""
     import shutil
 
-    from embodied import assemble, settings
+    from embodied import assemble
 
     if job.directory.exists():
         shutil.rmtree(job.directory)
     try:
         composed = settings.compose([*job.overrides, *KEEP, f"run={job.directory}"])
         run = assemble.build(composed)
-        assemble.begin(run)
-        run.trainer.run()
-    except UserError as error:
+        with closing(run.trainer):
+            assemble.begin(run)
+            run.trainer.run()
+    except (UserError, DatasetError, EnvsError) as error:
         return job, str(error)
-    finally:
-        if "run" in locals():
-            run.trainer.close()
     return job, ""
 
 
