@@ -8,7 +8,8 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test bench lint render clean
 
 demo: $(VENV)/.train render
-	$(RUN)/embodied train experiment=demo
+	@if [ -f runs/demo/checkpoints/LATEST ]; then $(RUN)/embodied train resume=runs/demo; \
+	else $(RUN)/embodied train experiment=demo run=runs/demo; fi
 
 test: $(VENV)/.test render
 	$(RUN)/ruff check .
