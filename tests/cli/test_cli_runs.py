@@ -224,9 +224,6 @@ def test_resume_of_a_damaged_run_json(place, refused):
     assert "run.json or config.json is damaged" in refused("train", f"resume={RUN}")
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the trainer must let a finished recipe with a longer last phase go on"
-)
 def test_a_finished_run_goes_on_with_more_steps(place, embodied):
     status, out, _ = embodied("train", f"resume={RUN}", "method.online_steps=100")
     assert status == 0
