@@ -1,5 +1,6 @@
 """Scripted experts, and a wrapper that makes their data imperfect on purpose."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -52,6 +53,8 @@ class MetaWorldExpert(_Stateless):
         from metaworld.policies import ENV_POLICY_MAP
 
         super().__init__(action_dim=4)
+        # it warns at every large action, which is clipped below
+        warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
         self._policy = ENV_POLICY_MAP[task]()
 
     def act(self, obs: np.ndarray, info: dict[str, Any] | None = None) -> np.ndarray:
