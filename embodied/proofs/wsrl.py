@@ -317,7 +317,7 @@ CALQL = (
     "method.conservative.actions=4",
     "method.conservative.subset=2",
 )
-DRAWER_STEPS = "method.online_steps=4500"
+DRAWER_STEPS = "method.online_steps=5000"
 
 
 def drawer_job(arm: str, seed: int, *overrides: str) -> Job:
@@ -363,7 +363,7 @@ def metaworld(seeds: int, jobs: int) -> list[Section]:
         "The task, data and networks of `make demo` (`metaworld/drawer-open-v3`, success reward, "
         "scripted data off by a constant), "
         f"seeds 0 to {seeds - 1}, 50 evaluation episodes each. Pre-trained arms start from the "
-        "same Cal-QL runs. Every arm takes 4500 environment steps, warm-up or random steps "
+        "same Cal-QL runs. Every arm takes 5000 environment steps, warm-up or random steps "
         "included, with four critic updates per step after that."
     )
     figure = compare({n: [curve(j.directory) for j in js] for n, js in arms.items()}, rate=True)

@@ -136,3 +136,14 @@ def test_wrong_settings_are_refused(wrong):
     env = envs.make("maze/point-v0")
     with pytest.raises(ValueError, match=next(iter(wrong))):
         envs.NoisyExpert(envs.expert(env), rng=0, **wrong)
+
+
+def test_an_offset_moves_every_action_of_the_expert_and_is_checked():
+    env = envs.make("maze/point-v0")
+    obs, _ = env.reset(seed=0)
+    plain = envs.NoisyExpert(envs.expert(env), noise=0.0, rng=0)
+    moved = envs.NoisyExpert(envs.expert(env), noise=0.0, offset=[0.25], rng=0)
+    wanted = np.clip(plain.expert.act(obs) + np.array([0.25, 0.0]), -1.0, 1.0)
+    np.testing.assert_allclose(moved.act(obs), wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match="offset has 3 numbers, actions have 2"):
+        envs.NoisyExpert(envs.expert(env), offset=[0.0] * 3, rng=0)
