@@ -9,19 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import torch
 
 import envs
-from embodied import assemble
-from embodied.core import registry
 from embodied.core.evaluate import Evaluator
 from embodied.core.stats import bootstrap_mean
 from embodied.evaluation import load_learner, load_policy
-from embodied.proofs import DOCS
-from embodied.proofs.runs import Job, curve, run_all
+from embodied.proofs.runs import Experiment, Job, curve, run_all
 from embodied.proofs.wsrl import (
     CRITICS,
     ENTROPY,
@@ -31,7 +26,7 @@ from embodied.proofs.wsrl import (
     pretraining,
 )
 from embodied.report.figures import compare, strip
-from embodied.report.page import Gate, Section, write_page
+from embodied.report.page import Gate, Section
 
 LOW_WALL = 2.6
 FLOOR = 20.0  # |failure return|: 1 / (1 - 0.95)
@@ -79,8 +74,9 @@ def scratch(method: str, seed: int) -> Job:
     return maze_job(f"scratch-{method}", seed, f"method={method}", *settings, *steps, EVAL)
 
 
-def offline(seeds: Sequence[int], jobs: int) -> Section:
+def offline(count: int, jobs: int) -> list[Section]:
     """Success under the wall of the data after 4000 updates."""
+    seeds = range(count)
     arms: dict[str, list[Job]] = {
         "Cal-QL": [pretraining("calql", s) for s in seeds],
         "CQL": [pretraining("cql", s) for s in seeds],
@@ -99,15 +95,19 @@ def offline(seeds: Sequence[int], jobs: int) -> Section:
     ]  # fmt: skip
     text = (
         "4000 updates on 200 scripted episodes of which about a fifth reach the goal; 100 "
-        f"episodes of the deterministic policy under the same wall ({LOW_WALL}) per seed."
+        f"episodes of the deterministic policy under the same wall ({LOW_WALL}) per seed, "
+        f"seeds 0 to {count - 1}."
     )
     figure = strip({a: v.tolist() for a, v in success.items()}, ylabel="success", rate=True)
     columns = ["method", "median success", "by seed"]
-    return Section("Learning from the data alone", text, columns, rows, (figure, "offline"), gates)
+    return [
+        Section("Learning from the data alone", text, columns, rows, (figure, "offline"), gates)
+    ]
 
 
-def calibration(seeds: Sequence[int], jobs: int) -> Section:
+def calibration(count: int, jobs: int) -> list[Section]:
     """Mean over data states of Q(s, pi(s)) minus the data's return."""
+    seeds = range(count)
     arms = {
         "CQL, alpha 5": [conservative(s) for s in seeds],
         "Cal-QL, alpha 0.5": [pretraining("calql", s) for s in seeds],
@@ -124,15 +124,17 @@ def calibration(seeds: Sequence[int], jobs: int) -> Section:
     text = (
         "Mean over the states of the data of Q(s, pi(s)), averaged over critics, minus the "
         "Monte-Carlo return from there. Below zero the critic calls its own policy worse than "
-        "the data, and fine-tuning begins by unlearning."
+        "the data, and fine-tuning begins by unlearning. "
+        f"Seeds 0 to {count - 1}."
     )
     figure = strip({a: v.tolist() for a, v in gap.items()}, ylabel="Q of the policy - return")
     columns = ["method", "mean gap", "by seed"]
-    return Section("Calibration", text, columns, rows, (figure, "calibration"), gates)
+    return [Section("Calibration", text, columns, rows, (figure, "calibration"), gates)]
 
 
-def retention(seeds: Sequence[int], jobs: int) -> Section:
+def retention(count: int, jobs: int) -> list[Section]:
     """Area under success while fine-tuning with half of each batch offline."""
+    seeds = range(count)
     run_all([pretraining(m, s) for m in ("calql", "cql") for s in seeds], jobs, "pre-training")
     arms = {"Cal-QL": [retained("calql", s) for s in seeds],
             "CQL": [retained("cql", s) for s in seeds]}  # fmt: skip
@@ -146,15 +148,16 @@ def retention(seeds: Sequence[int], jobs: int) -> Section:
     rows = [[a, f"{v.mean():.2f}", ", ".join(f"{x:.2f}" for x in v)] for a, v in area.items()]
     text = (
         "Pre-trained under a wall of 2.6, fine-tuned under 3.2 with half of each batch from the "
-        f"offline data, {ONLINE_STEPS} steps, four critic steps each."
+        f"offline data, {ONLINE_STEPS} steps, four critic steps each. Seeds 0 to {count - 1}."
     )
     figure = compare({a: [curve(j.directory) for j in js] for a, js in arms.items()}, rate=True)
     columns = ["method", "area under success", "by seed"]
-    return Section("Fine-tuning with the data", text, columns, rows, (figure, "retention"), gates)
+    return [Section("Fine-tuning with the data", text, columns, rows, (figure, "retention"), gates)]
 
 
-def prior_data(seeds: Sequence[int], jobs: int) -> Section:
+def prior_data(count: int, jobs: int) -> list[Section]:
     """Steps to 0.9 success from scratch."""
+    seeds = range(count)
     arms = {"RLPD": [scratch("rlpd", s) for s in seeds],
             "SAC": [scratch("sac", s) for s in seeds]}  # fmt: skip
     run_all([j for js in arms.values() for j in js], jobs, "prior data")
@@ -168,11 +171,12 @@ def prior_data(seeds: Sequence[int], jobs: int) -> Section:
     rows = [[a, f"{median[a]:.0f}", ", ".join(f"{x:.0f}" for x in v)] for a, v in steps.items()]
     text = (
         f"From scratch under the wall of the data ({LOW_WALL}), four critic steps per environment "
-        f"step, the first 256 steps random. Seeds that never get there count {2 * ONLINE_STEPS}."
+        f"step, the first 256 steps random. Seeds that never get there count {2 * ONLINE_STEPS}; "
+        f"seeds 0 to {count - 1}."
     )
     figure = compare({a: [curve(j.directory) for j in js] for a, js in arms.items()}, rate=True)
     columns = ["method", "median steps to 0.9", "by seed"]
-    return Section("Prior data", text, columns, rows, (figure, "prior-data"), gates)
+    return [Section("Prior data", text, columns, rows, (figure, "prior-data"), gates)]
 
 
 def _success(job: Job, wall: float) -> float:
@@ -196,7 +200,6 @@ def _steps_to(job: Job, level: float) -> float:
     return float(reached[0]) if len(reached) else 2.0 * ONLINE_STEPS
 
 
-Experiment = Callable[[Sequence[int], int], Section]
 EXPERIMENTS: dict[str, Experiment] = {
     "offline": offline,
     "calibration": calibration,
@@ -204,33 +207,15 @@ EXPERIMENTS: dict[str, Experiment] = {
     "prior-data": prior_data,
 }
 PAGES = {
-    "bc": ("BC", ("offline",)),
-    "iql": ("IQL", ("offline",)),
-    "cql": ("CQL", ("calibration", "retention")),
-    "calql": ("Cal-QL", ("offline", "calibration", "retention")),
-    "rlpd": ("RLPD", ("prior-data",)),
-    "sac": ("SAC", ("prior-data",)),
+    "bc": ("offline",),
+    "iql": ("offline",),
+    "cql": ("calibration", "retention"),
+    "calql": ("offline", "calibration", "retention"),
+    "rlpd": ("prior-data",),
+    "sac": ("prior-data",),
 }
 
 
-def reproduce(method: str, *, seeds: int | None, only: str | None, jobs: int) -> bool:
-    """Run the experiments of a method and write its page; whether every gate holds."""
-    title, names = PAGES[method]
-    chosen = range(seeds or SEEDS)
-    sections = [EXPERIMENTS[n](chosen, jobs) for n in names if only in (None, n)]
-    entry = registry.get(method)
-    if only is None:
-        write_page(
-            DOCS / f"{method}.md",
-            title=title,
-            paper=entry.paper,
-            summary=entry.summary + ".",
-            command=f"embodied reproduce {method}",
-            sections=sections,
-            seeds=list(chosen),
-            versions=assemble.versions(),
-        )
-    gates = [gate for section in sections for gate in section.gates]
-    for gate in gates:
-        print(f"{'holds' if gate.holds else 'FAILS'}: {gate.description}: {gate.measured}")
-    return all(gate.holds for gate in gates)
+def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
+    """The experiments of a method's page, with their number of seeds."""
+    return {name: (EXPERIMENTS[name], SEEDS) for name in PAGES[method]}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from rich.progress import Progress
@@ -18,9 +18,18 @@ from embodied.core.log import read_log
 from embodied.core.types import UserError
 from embodied.data import DatasetError
 from embodied.datasets import SCRIPTED, scripted_dataset
+from embodied.report.page import Section
 from envs import EnvsError
 
 KEEP = ("report=false", "trainer.tensorboard=false", "trainer.checkpoint_every=0", "trainer.keep=1")
+
+
+Experiment: TypeAlias = Callable[[int, int], list[Section]]
+"""(seeds, processes) -> the sections of the page it decides."""
+
+
+class Unfinished(Exception):
+    """Runs are missing and none may be started."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,20 @@ class Job:
 def run_all(jobs: Sequence[Job], processes: int, title: str) -> None:
     """Run what is not done yet, with a bar and an ETA.
 
+    Args:
+        jobs: the runs.
+        processes: runs at a time; 0 starts none.
+        title: of the bar.
+
     Raises:
+        Unfinished: something is not done and `processes` is 0.
         UserError: a run failed; the others are kept.
     """
     waiting = [job for job in dict.fromkeys(jobs) if not job.done]
     if not waiting:
         return
+    if processes == 0:
+        raise Unfinished(title)
     for job in waiting:  # here, because one process alone may write a dataset
         composed = settings.compose(job.overrides)
         if composed.train.data == SCRIPTED:

@@ -13,16 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 
 import envs
-from embodied.assemble import versions
 from embodied.core.evaluate import Evaluator
-from embodied.core.registry import nearest
 from embodied.core.stats import bootstrap_mean, wilson
-from embodied.core.types import UserError
 from embodied.evaluation import load_policy
-from embodied.proofs import DOCS, RUNS
-from embodied.proofs.runs import Job, curve, evaluations, final, run_all
+from embodied.proofs import RUNS
+from embodied.proofs.runs import Experiment, Job, curve, evaluations, final, run_all
 from embodied.report.figures import compare, strip
-from embodied.report.page import Gate, Section, write_page
+from embodied.report.page import Gate, Section
 
 ROOT = RUNS / "wsrl"
 MAZE = (
@@ -385,30 +382,6 @@ def _list(values: np.ndarray, digits: int = 1) -> str:
     return ", ".join(f"{v:.{digits}f}" for v in values)
 
 
-EXPERIMENTS = {"maze": (maze, 5), "warmup": (warmup, 10), "metaworld": (metaworld, 5)}
-
-
-def reproduce(method: str, *, seeds: int | None, only: str | None, jobs: int) -> bool:
-    """Run the experiments and write the page; whether every gate holds."""
-    if only and only not in EXPERIMENTS:
-        raise UserError(f"no experiment {only!r} in this proof; {nearest(only, EXPERIMENTS)}")
-    wanted = [only] if only else list(EXPERIMENTS)
-    sections: list[Section] = []
-    for name in wanted:
-        experiment, default = EXPERIMENTS[name]
-        sections += experiment(seeds or default, jobs)
-    if only is None:
-        write_page(
-            DOCS / f"{method}.md",
-            title="WSRL",
-            paper="https://arxiv.org/abs/2412.07762",
-            summary="A pre-trained agent fine-tuned without its offline data: the frozen policy "
-            "fills the buffer first, then plain SAC with many critics takes over.",
-            command="embodied reproduce wsrl",
-            sections=sections,
-            versions=versions(),
-        )
-    gates = [gate for section in sections for gate in section.gates]
-    for gate in gates:
-        print(f"{'holds' if gate.holds else 'FAILS'}: {gate.description}: {gate.measured}")
-    return all(gate.holds for gate in gates)
+def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
+    """The experiments of the page, with their number of seeds."""
+    return {"maze": (maze, 5), "warmup": (warmup, 10), "metaworld": (metaworld, 5)}
