@@ -339,6 +339,8 @@ class CriticEnsemble(nn.Module):
         for i in range(0, len(views), step):
             affine, scale, shift = (*views[i : i + step], None, None)[:3]
             weight, bias = affine.split([affine.shape[1] - 1, 1], 1)
+            if scale is not None and len(scale) == 1:
+                scale, shift = scale.flatten(), shift.flatten()  # as the fused LayerNorm wants it
             layers.append(Layer(affine, weight, bias, scale, shift))
         return layers
 

@@ -29,8 +29,8 @@ class Layer(NamedTuple):
     affine: Tensor  # [n, in + 1, out]: the weight and below it the bias, which are:
     weight: Tensor  # [n, in, out]
     bias: Tensor  # [n, 1, out]
-    scale: Tensor | None  # [n, 1, out], LayerNorm
-    shift: Tensor | None  # [n, 1, out]
+    scale: Tensor | None  # [n, 1, out], LayerNorm; [out] of a single member
+    shift: Tensor | None  # the same
 
 
 class Tape(NamedTuple):
@@ -151,8 +151,8 @@ def _activate(layer: Layer, pre: Tensor) -> Tape:
         return Tape(pre, None, None, None, pre.relu_())
     shape = pre.shape[-1:]
     if len(pre) == 1:
-        scale, shift = layer.scale.flatten(), layer.shift.flatten()
-        out, mean, rstd = aten.native_layer_norm(pre, shape, scale, shift, LAYER_NORM_EPS)
+        affine = (layer.scale, layer.shift)
+        out, mean, rstd = aten.native_layer_norm(pre, shape, *affine, LAYER_NORM_EPS)
         return Tape(pre, mean, rstd, None, out.relu_())
     normal, mean, rstd = aten.native_layer_norm(pre, shape, None, None, LAYER_NORM_EPS)
     out = torch.addcmul(layer.shift, normal, layer.scale).relu_()
@@ -167,7 +167,7 @@ def _deactivate(layer: Layer, tape: Tape, d: Tensor, grad: Layer | None, add: bo
     shape = d.shape[-1:]
     stats = (tape.mean, tape.rstd)
     if len(d) == 1:
-        affine = (layer.scale.flatten(), layer.shift.flatten())
+        affine = (layer.scale, layer.shift)
         mask = [True, grad is not None, grad is not None]
         d, scale, shift = aten.native_layer_norm_backward(d, tape.pre, shape, *stats, *affine, mask)
         if grad is not None:
