@@ -21,6 +21,7 @@ from torch import Tensor
 
 from embodied.agents.acting import ActorPolicy, probe_critic
 from embodied.core.guards import check_batch, check_loss
+from embodied.core.memory import keep_freed_memory
 from embodied.core.optim import Adam
 from embodied.core.task import RobotTask
 from embodied.core.types import Batch, Metrics, Source, State
@@ -233,6 +234,7 @@ class ActorCritic:
     ) -> None:
         self.config, self.conservative = config, conservative
         self.device = torch.device(task.device)
+        keep_freed_memory()
         obs_dim, act_dim = task.observation_dim, task.action_dim
         self.act_dim = act_dim
         init = task.streams.torch(f"{stream}/init")
