@@ -288,6 +288,8 @@ class CriticEnsemble(nn.Module):
             raise ValueError(f"action_gradient: act must be [B, A], got {tuple(act.shape)}")
         stack, rows = self._rows(obs, act)
         grad = torch.zeros_like(act)
+        if reduce == "min" and stack < self.members == 2:
+            return self._smaller_gradient(rows, act)
         if reduce == "min" and stack < self.members:
             q, smallest = self.values(obs, act).min(0)
             order = smallest.argsort()
@@ -314,6 +316,22 @@ class CriticEnsemble(nn.Module):
                     dq = torch.full_like(value, 1.0 / self.members)
                 grad[part.span] += backward(layers, part, tape, dq)
         return total, grad
+
+    def _smaller_gradient(self, rows: list[Rows], act: Tensor) -> tuple[Tensor, Tensor]:
+        """`action_gradient` of the smaller of two members, whose tapes are worth keeping."""
+        q, grad = act.new_empty(len(act)), torch.empty_like(act)
+        nets = [self._layers(self.weight, slice(i, i + 1)) for i in range(2)]
+        for part in rows:
+            (first, tape), (second, other) = (forward(layers, part) for layers in nets)
+            q[part.span] = torch.minimum(first, second)[0]
+            smaller = (first <= second)[0]
+            for layers, tapes, mine in ((nets[0], tape, smaller), (nets[1], other, ~smaller)):
+                index = mine.nonzero().squeeze(1)
+                if len(index):
+                    picked = [t.rows(index) for t in tapes]
+                    d = backward(layers, part, picked, act.new_ones(1, len(index)))
+                    grad[part.span].index_copy_(0, index, d)
+        return q, grad
 
     # Views and checks -----------------------------------------------------------------------
 

@@ -36,11 +36,15 @@ class Layer(NamedTuple):
 class Tape(NamedTuple):
     """What the backward of one hidden layer needs; each activation is [n, rows, out]."""
 
-    pre: Tensor  # linear output
+    pre: Tensor | None  # linear output, for LayerNorm
     mean: Tensor | None  # LayerNorm statistics of `pre`
     rstd: Tensor | None
     normal: Tensor | None  # normalised `pre`, kept only when several members are stacked
     out: Tensor  # after LayerNorm and ReLU
+
+    def rows(self, index: Tensor) -> "Tape":
+        """The tape of some rows."""
+        return Tape(*(None if t is None else t.index_select(1, index) for t in self))
 
 
 def forward(layers: list[Layer], rows: Rows) -> tuple[Tensor, list[Tape]]:
@@ -148,7 +152,7 @@ def _put(into: Tensor, value: Tensor, add: bool) -> None:
 def _activate(layer: Layer, pre: Tensor) -> Tape:
     """relu(LN(z)): the fused LayerNorm applies one member's scale and shift, not a stack's."""
     if layer.scale is None:
-        return Tape(pre, None, None, None, pre.relu_())
+        return Tape(None, None, None, None, pre.relu_())
     shape = pre.shape[-1:]
     if len(pre) == 1:
         affine = (layer.scale, layer.shift)

@@ -159,8 +159,9 @@ def test_accumulate_adds_up_and_clear_grad_keeps_the_buffer():
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("chunk", [None, (1, ALL), (1, 5), (3, 5), (ALL, ALL), (ALL, 5)])
 @pytest.mark.parametrize("hidden", [(16,), (16, 24)])
-def test_action_gradient_equals_autograd(reduce, layer_norm, chunk, hidden):
-    critic = make(hidden, layer_norm=layer_norm, chunk=chunk)
+@pytest.mark.parametrize("members", [2, 4])
+def test_action_gradient_equals_autograd(reduce, layer_norm, chunk, hidden, members):
+    critic = make(hidden, members=members, layer_norm=layer_norm, chunk=chunk)
     obs, act = batch(rows=30)
     leaf = act.clone().requires_grad_()
     q = critic(obs, leaf)
