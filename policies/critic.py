@@ -9,6 +9,7 @@ checkpoint are each one operation on one tensor.
 members and rows at a time, whose weights and activations stay in a core's cache.
 """
 
+import abc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,23 @@ from policies.stacked import Layer, Rows, backward, forward
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Members = Sequence[int] | Tensor | None
+
+
+class RowLoss(abc.ABC):
+    """A sum over members and rows of a loss of each row's own values, with its gradient."""
+
+    @abc.abstractmethod
+    def gradient(self, q: Tensor, span: slice) -> tuple[Tensor, Tensor]:
+        """The share some members and rows have of the loss, and its gradient.
+
+        Args:
+            q: [n, R] or [n, R, K], the values of n members in rows `span` of the batch.
+            span: Which of the B rows.
+
+        Returns:
+            (scalar, its gradient with respect to q).
+        """
+
 
 # Chunking -----------------------------------------------------------------------------------
 
@@ -101,8 +119,8 @@ class CriticEnsemble(nn.Module):
         widths = [obs_dim + act_dim, *hidden, 1]
         self._shapes: list[tuple[int, int]] = []
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-            extras = 3 if layer_norm and i < len(hidden) else 1
-            self._shapes += [(fan_in, fan_out)] + [(1, fan_out)] * extras
+            extras = 2 if layer_norm and i < len(hidden) else 0
+            self._shapes += [(fan_in + 1, fan_out)] + [(1, fan_out)] * extras  # bias as last row
         self._sizes = [math.prod(shape) for shape in self._shapes]
         flat = torch.zeros(members, sum(self._sizes), dtype=dtype, device=device)
         for member in flat:
@@ -193,24 +211,33 @@ class CriticEnsemble(nn.Module):
 
     @torch.no_grad()
     def accumulate(
-        self, obs: Tensor, act: Tensor, loss: Loss, *, members: Members = None
+        self,
+        obs: Tensor,
+        act: Tensor,
+        loss: Loss | RowLoss,
+        *,
+        members: Members = None,
+        add: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Adds the gradient of a loss to `weight.grad`.
+        """Adds the gradient of a loss to `weight.grad`, or writes it there.
 
         The loss must be a sum over members of a loss of each member's own values, because it is
-        evaluated chunk by chunk of members (always on all B rows). Its gradient with respect to
-        the values is taken by autograd, the one through the network by hand.
+        evaluated chunk by chunk of members. The gradient through the network is taken by hand, the
+        one with respect to the values by autograd on all B rows. A `RowLoss` gives the latter in
+        closed form, one chunk of rows at a time: the backward then finds its tape in the cache.
 
         Args:
             obs: [B, O].
             act: [B, A] or [B, K, A].
-            loss: (q [n, B] or [n, B, K], ids [n] of its members) -> scalar. If it has a method
-                `gradient(q, ids) -> (loss, dloss/dq)`, that replaces autograd: see `SquaredError`.
+            loss: (q [n, B] or [n, B, K], ids [n] of its members) -> scalar, or a `RowLoss`.
             members: Which Q-functions; None means all.
+            add: Add to the gradient; False overwrites it (that of all members, so give none).
 
         Returns:
             (q, loss): the detached values [E', B] or [E', B, K], and the summed loss, a scalar.
         """
+        if not add and members is not None:
+            raise ValueError("accumulate: add=False overwrites the gradient of all members")
         stack, rows = self._rows(obs, act)
         ids = self._ids(members)
         if self.weight.grad is None:
@@ -220,15 +247,24 @@ class CriticEnsemble(nn.Module):
         for at, run in _runs(ids, stack):
             layers = self._layers(self.weight, run)
             grads = self._layers(self.weight.grad, run)
+            if isinstance(loss, RowLoss):
+                for i, part in enumerate(rows):
+                    value, tape = forward(layers, part)
+                    q[at, part.span] = value
+                    share, dq = loss.gradient(value, part.span)
+                    total += share
+                    backward(layers, part, tape, dq, grads, add=add or i > 0)
+                continue
             tapes = []
             for part in rows:
                 q[at, part.span], tape = forward(layers, part)
                 tapes.append(tape)
-            which = torch.arange(run.start, run.stop, device=q.device)
-            value, dq = _loss_gradient(loss, q[at], which)
-            total += value
-            for part, tape in zip(rows, tapes, strict=True):
-                backward(layers, part, tape, dq[:, part.span], grads)
+            share, dq = _loss_gradient(
+                loss, q[at], torch.arange(run.start, run.stop, device=q.device)
+            )
+            total += share
+            for i, (part, tape) in enumerate(zip(rows, tapes, strict=True)):
+                backward(layers, part, tape, dq[:, part.span], grads, add=add or i > 0)
         return q, total
 
     @torch.no_grad()
@@ -252,6 +288,8 @@ class CriticEnsemble(nn.Module):
             raise ValueError(f"action_gradient: act must be [B, A], got {tuple(act.shape)}")
         stack, rows = self._rows(obs, act)
         grad = torch.zeros_like(act)
+        if reduce == "min" and stack < self.members == 2:
+            return self._smaller_gradient(rows, act)
         if reduce == "min" and stack < self.members:
             q, smallest = self.values(obs, act).min(0)
             order = smallest.argsort()
@@ -279,6 +317,22 @@ class CriticEnsemble(nn.Module):
                 grad[part.span] += backward(layers, part, tape, dq)
         return total, grad
 
+    def _smaller_gradient(self, rows: list[Rows], act: Tensor) -> tuple[Tensor, Tensor]:
+        """`action_gradient` of the smaller of two members, whose tapes are worth keeping."""
+        q, grad = act.new_empty(len(act)), torch.empty_like(act)
+        nets = [self._layers(self.weight, slice(i, i + 1)) for i in range(2)]
+        for part in rows:
+            (first, tape), (second, other) = (forward(layers, part) for layers in nets)
+            q[part.span] = torch.minimum(first, second)[0]
+            smaller = (first <= second)[0]
+            for layers, tapes, mine in ((nets[0], tape, smaller), (nets[1], other, ~smaller)):
+                index = mine.nonzero().squeeze(1)
+                if len(index):
+                    picked = [t.rows(index) for t in tapes]
+                    d = backward(layers, part, picked, act.new_ones(1, len(index)))
+                    grad[part.span].index_copy_(0, index, d)
+        return q, grad
+
     # Views and checks -----------------------------------------------------------------------
 
     def _layers(self, flat: Tensor, run: slice) -> list[Layer]:
@@ -298,10 +352,15 @@ class CriticEnsemble(nn.Module):
         """Views of flat weights [n, P], layer by layer."""
         parts = flat.split(self._sizes, 1)
         views = [p.view(-1, *shape) for p, shape in zip(parts, self._shapes, strict=True)]
-        if not self.layer_norm:
-            return [Layer(*views[i : i + 2], None, None) for i in range(0, len(views), 2)]
-        hidden = [Layer(*views[i : i + 4]) for i in range(0, len(views) - 2, 4)]
-        return [*hidden, Layer(*views[-2:], None, None)]
+        step = 3 if self.layer_norm else 1
+        layers = []
+        for i in range(0, len(views), step):
+            affine, scale, shift = (*views[i : i + step], None, None)[:3]
+            weight, bias = affine.split([affine.shape[1] - 1, 1], 1)
+            if scale is not None and len(scale) == 1:
+                scale, shift = scale.flatten(), shift.flatten()  # as the fused LayerNorm wants it
+            layers.append(Layer(affine, weight, bias, scale, shift))
+        return layers
 
     def _rows(self, obs: Tensor, act: Tensor) -> tuple[int, list[Rows]]:
         """The members to stack, and the batch cut into row chunks."""
@@ -317,11 +376,12 @@ class CriticEnsemble(nn.Module):
             len(obs) * per_obs,
         )
         step = max(1, limit // per_obs)
+        act = torch.cat([act, act.new_ones(()).expand(*act.shape[:-1], 1)], -1)
         x = torch.cat([obs, act], 1) if repeat is None else obs
         parts = []
         for start in range(0, len(obs), step):
             span = slice(start, start + step)
-            parts.append(Rows(span, x[span], act[span].reshape(-1, self.act_dim), repeat))
+            parts.append(Rows(span, x[span], act[span].reshape(-1, self.act_dim + 1), repeat))
         return members, parts
 
     def _ids(self, members: Members) -> Sequence[int]:
@@ -346,27 +406,6 @@ class CriticEnsemble(nn.Module):
             )
 
 
-class SquaredError:
-    """sum_e mean_b (q_eb - target_b)^2, with its gradient written out.
-
-    Args:
-        target: [B], for q [n, B].
-    """
-
-    def __init__(self, target: Tensor):
-        self.target = target
-
-    def __call__(self, q: Tensor, ids: Tensor) -> Tensor:
-        """The loss, a scalar."""
-        return ((q - self.target) ** 2).mean(1).sum()
-
-    def gradient(self, q: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and its gradient with respect to q [n, B]."""
-        error = q - self.target
-        flat = error.view(-1)
-        return flat.dot(flat) / len(self.target), error * (2.0 / len(self.target))
-
-
 def _runs(ids: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
     """Cuts ids into consecutive runs of at most `limit`: (where in ids, which members)."""
     start = 0
@@ -377,9 +416,7 @@ def _runs(ids: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _loss_gradient(loss: Loss, q: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient with respect to q: the loss's own, or autograd's at a leaf."""
-    if hasattr(loss, "gradient"):
-        return loss.gradient(q, ids)
+    """The loss and its gradient with respect to q, by autograd at a leaf."""
     with torch.enable_grad():
         leaf = q.detach().requires_grad_()
         value = loss(leaf, ids)

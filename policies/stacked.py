@@ -18,35 +18,40 @@ class Rows(NamedTuple):
     """A chunk of the batch: R observations, each with K actions (or one, then K is None)."""
 
     span: slice  # which of the B observations
-    obs: Tensor  # [R, O]; with the actions appended, [R, O + A], when K is None
-    act: Tensor  # [R * K, A]
+    obs: Tensor  # [R, O]; with `act` appended, [R, O + A + 1], when K is None
+    act: Tensor  # [R * K, A + 1], the actions and a column of ones that carries the bias
     repeat: int | None  # K
 
 
 class Layer(NamedTuple):
     """Views of one layer of n members in the flat weights (or in their gradient)."""
 
+    affine: Tensor  # [n, in + 1, out]: the weight and below it the bias, which are:
     weight: Tensor  # [n, in, out]
     bias: Tensor  # [n, 1, out]
-    scale: Tensor | None  # [n, 1, out], LayerNorm
-    shift: Tensor | None  # [n, 1, out]
+    scale: Tensor | None  # [n, 1, out], LayerNorm; [out] of a single member
+    shift: Tensor | None  # the same
 
 
 class Tape(NamedTuple):
     """What the backward of one hidden layer needs; each activation is [n, rows, out]."""
 
-    pre: Tensor  # linear output
+    pre: Tensor | None  # linear output, for LayerNorm
     mean: Tensor | None  # LayerNorm statistics of `pre`
     rstd: Tensor | None
     normal: Tensor | None  # normalised `pre`, kept only when several members are stacked
     out: Tensor  # after LayerNorm and ReLU
 
+    def rows(self, index: Tensor) -> "Tape":
+        """The tape of some rows."""
+        return Tape(*(None if t is None else t.index_select(1, index) for t in self))
+
 
 def forward(layers: list[Layer], rows: Rows) -> tuple[Tensor, list[Tape]]:
     """h_0 = [s, a]; z_l = h_{l-1} W_l + b_l; h_l = relu(LN(z_l)); q = h_L w + b.
 
-    With K actions per observation z_1 = (s W_s + b_1) + a W_a, its first term computed once
-    per observation.
+    The bias of the first layer is the weight of a constant input. With K actions per observation
+    z_1 = s W_s + [a, 1] [W_a; b_1], its first term computed once per observation.
 
     Returns:
         (q [n, R] or [n, R, K], tape of the hidden layers).
@@ -58,10 +63,10 @@ def forward(layers: list[Layer], rows: Rows) -> tuple[Tensor, list[Tape]]:
         if tapes:
             pre = torch.bmm(tapes[-1].out, layer.weight).add_(layer.bias)
         elif rows.repeat is None:
-            pre = torch.bmm(rows.obs.expand(n, -1, -1), layer.weight).add_(layer.bias)
+            pre = torch.bmm(rows.obs.expand(n, -1, -1), layer.affine)
         else:
-            w_obs, w_act = _split_input(layer.weight, rows)
-            obs_part = torch.baddbmm(layer.bias, rows.obs.expand(n, -1, -1), w_obs)
+            w_obs, w_act = _split_input(layer, rows)
+            obs_part = torch.bmm(rows.obs.expand(n, -1, -1), w_obs)
             pre = torch.bmm(rows.act.expand(n, -1, -1), w_act)
             pre.view(n, -1, rows.repeat, width).add_(obs_part.unsqueeze(2))
         tapes.append(_activate(layer, pre))
@@ -75,6 +80,8 @@ def backward(
     tapes: list[Tape],
     dq: Tensor,
     grads: list[Layer] | None = None,
+    *,
+    add: bool = True,
 ) -> Tensor | None:
     """The transposed pass: dh_L = dq w'; dz_l = LN'(dh_l * [h_l > 0]); dh_{l-1} = dz_l W_l'.
 
@@ -83,8 +90,9 @@ def backward(
         rows: The rows of the forward.
         tapes: Its tape.
         dq: [n, R] or [n, R, K].
-        grads: Where to add dW_l = h_{l-1}' dz_l and db_l = sum dz_l; None to skip that and
-            return the gradient with respect to the actions instead.
+        grads: Where dW_l = h_{l-1}' dz_l and db_l = sum dz_l go; None to skip that and return
+            the gradient with respect to the actions instead.
+        add: Add to `grads`; False overwrites them, whatever they hold.
 
     Returns:
         None, or dq/da summed over the n members, [R, A].
@@ -92,74 +100,87 @@ def backward(
     *hidden, output = layers
     dq = dq.flatten(1).unsqueeze(-1)
     if grads is not None:
-        grads[-1].weight.baddbmm_(tapes[-1].out.transpose(1, 2), dq)
-        grads[-1].bias.add_(dq.sum(1, keepdim=True))
+        _product(grads[-1].weight, tapes[-1].out, dq, add)
+        _put(grads[-1].bias, dq.sum(1, keepdim=True), add)
     d = dq * output.weight.transpose(1, 2)
     for i in reversed(range(len(hidden))):
         layer, grad = hidden[i], None if grads is None else grads[i]
-        d = _deactivate(layer, tapes[i], d, grad)
+        d = _deactivate(layer, tapes[i], d, grad, add)
         if i > 0:
             if grad is not None:
-                grad.bias.add_(d.sum(1, keepdim=True))
-                grad.weight.baddbmm_(tapes[i - 1].out.transpose(1, 2), d)
+                _put(grad.bias, d.sum(1, keepdim=True), add)
+                _product(grad.weight, tapes[i - 1].out, d, add)
             d = torch.bmm(d, layer.weight.transpose(1, 2))
         elif grad is not None:
-            _first_layer_gradient(grad, rows, d)
+            _first_layer_gradient(grad, rows, d, add)
     if grads is not None:
         return None
-    return torch.bmm(d, _split_input(hidden[0].weight, rows)[1].transpose(1, 2)).sum(0)
+    w_act = _split_input(hidden[0], rows)[1][:, :-1]
+    return torch.bmm(d, w_act.transpose(1, 2)).sum(0)
 
 
-def _first_layer_gradient(grad: Layer, rows: Rows, d: Tensor) -> None:
+def _first_layer_gradient(grad: Layer, rows: Rows, d: Tensor, add: bool) -> None:
     """dW_s = s' sum_k dz_1, dW_a = a' dz_1: the observations are not repeated K times."""
     n, _, width = d.shape
-    w_obs = grad.weight
+    w_obs = grad.affine
     if rows.repeat is not None:
-        w_obs, w_act = _split_input(grad.weight, rows)
-        w_act.baddbmm_(rows.act.t().expand(n, -1, -1), d)
+        w_obs, w_act = _split_input(grad, rows)
+        _product(w_act, rows.act.expand(n, -1, -1), d, add)
         d = d.view(n, -1, rows.repeat, width).sum(2)
-    grad.bias.add_(d.sum(1, keepdim=True))
-    w_obs.baddbmm_(rows.obs.t().expand(n, -1, -1), d)
+    _product(w_obs, rows.obs.expand(n, -1, -1), d, add)
 
 
-def _split_input(weight: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """The observation's and the action's part of first-layer weights [n, O + A, out]."""
-    act_dim = rows.act.shape[1]
-    return weight.split([weight.shape[1] - act_dim, act_dim], 1)
+def _split_input(layer: Layer, rows: Rows) -> tuple[Tensor, Tensor]:
+    """What multiplies the observation, [n, O, out], and [a, 1], [n, A + 1, out]."""
+    of_act = rows.act.shape[1]
+    return layer.affine.split([layer.affine.shape[1] - of_act, of_act], 1)
+
+
+def _product(into: Tensor, h: Tensor, d: Tensor, add: bool) -> None:
+    """h' d, added or written."""
+    into.baddbmm_(h.transpose(1, 2), d, beta=1.0 if add else 0.0)
+
+
+def _put(into: Tensor, value: Tensor, add: bool) -> None:
+    """A value, added or written."""
+    if add:
+        into.add_(value)
+    else:
+        into.copy_(value)
 
 
 def _activate(layer: Layer, pre: Tensor) -> Tape:
     """relu(LN(z)): the fused LayerNorm applies one member's scale and shift, not a stack's."""
     if layer.scale is None:
-        return Tape(pre, None, None, None, pre.relu_())
+        return Tape(None, None, None, None, pre.relu_())
     shape = pre.shape[-1:]
     if len(pre) == 1:
-        scale, shift = layer.scale.flatten(), layer.shift.flatten()
-        out, mean, rstd = aten.native_layer_norm(pre, shape, scale, shift, LAYER_NORM_EPS)
+        affine = (layer.scale, layer.shift)
+        out, mean, rstd = aten.native_layer_norm(pre, shape, *affine, LAYER_NORM_EPS)
         return Tape(pre, mean, rstd, None, out.relu_())
     normal, mean, rstd = aten.native_layer_norm(pre, shape, None, None, LAYER_NORM_EPS)
     out = torch.addcmul(layer.shift, normal, layer.scale).relu_()
     return Tape(pre, mean, rstd, normal, out)
 
 
-def _deactivate(layer: Layer, tape: Tape, d: Tensor, grad: Layer | None) -> Tensor:
-    """dh -> dz through relu(LN(z)); adds dscale = sum dh LN(z) and dshift = sum dh to `grad`."""
+def _deactivate(layer: Layer, tape: Tape, d: Tensor, grad: Layer | None, add: bool) -> Tensor:
+    """dh -> dz through relu(LN(z)); dscale = sum dh LN(z) and dshift = sum dh go to `grad`."""
     aten.threshold_backward.grad_input(d, tape.out, 0, grad_input=d)
     if layer.scale is None:
         return d
     shape = d.shape[-1:]
     stats = (tape.mean, tape.rstd)
     if len(d) == 1:
-        affine = (layer.scale.flatten(), layer.shift.flatten())
+        affine = (layer.scale, layer.shift)
         mask = [True, grad is not None, grad is not None]
         d, scale, shift = aten.native_layer_norm_backward(d, tape.pre, shape, *stats, *affine, mask)
         if grad is not None:
-            grad.scale.add_(scale)
-            grad.shift.add_(shift)
+            _put(grad.scale, scale, add)
+            _put(grad.shift, shift, add)
         return d
     if grad is not None:
-        grad.scale.add_((d * tape.normal).sum(1, keepdim=True))
-        grad.shift.add_(d.sum(1, keepdim=True))
+        _put(grad.scale, (d * tape.normal).sum(1, keepdim=True), add)
+        _put(grad.shift, d.sum(1, keepdim=True), add)
     mask = [True, False, False]
     return aten.native_layer_norm_backward(
         d * layer.scale, tape.pre, shape, *stats, None, None, mask

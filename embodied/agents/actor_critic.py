@@ -21,19 +21,20 @@ from torch import Tensor
 
 from embodied.agents.acting import ActorPolicy, probe_critic
 from embodied.core.guards import check_batch, check_loss
+from embodied.core.memory import keep_freed_memory
 from embodied.core.optim import Adam
 from embodied.core.task import RobotTask
 from embodied.core.types import Batch, Metrics, Source, State
-from embodied.objectives.conservative import calibrate, cql_gap, lagrange_loss
+from embodied.objectives.conservative import calibrate, cql_gap_gradient, lagrange_loss
 from embodied.objectives.q_learning import (
     actor_loss,
     max_min_backup,
     min_over_members,
-    td_loss,
+    td_gradient,
     td_target,
     temperature_loss,
 )
-from policies.critic import CriticEnsemble
+from policies.critic import CriticEnsemble, RowLoss
 from policies.gaussian import TanhGaussian
 
 UPDATES = (
@@ -142,21 +143,60 @@ class ConservativeConfig:
     lagrange_lr: float = 3e-4
 
 
-class TDLoss:
-    """The TD loss with its gradient in closed form: for small networks autograd would dominate."""
+class TDLoss(RowLoss):
+    """The TD loss of all critics for targets [B]."""
 
     def __init__(self, target: Tensor, members: int) -> None:
         self.target, self.members = target, members
 
-    def __call__(self, q: Tensor, _: Tensor) -> Tensor:
-        """The share [E', B] critics have of the loss."""
-        return td_loss(q, self.target, self.members)
+    def gradient(self, q: Tensor, span: slice) -> tuple[Tensor, Tensor]:
+        """The share critics and rows have of the loss, and dL/dq [E', R]."""
+        terms = self.members * len(self.target)
+        return td_gradient(q, self.target[span], terms)
 
-    def gradient(self, q: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and dL/dq [E', B]."""
-        scale = 1.0 / (self.members * q.shape[-1])
-        error = q - self.target
-        return scale * error.square().sum(), (2.0 * scale) * error
+
+@dataclass
+class ConservativeLoss(RowLoss):
+    """alpha (lse - Q_data), with the data action in column 0 of q; see `ConservativeConfig`.
+
+    Attributes:
+        weight: alpha over the number of critics and rows.
+        density: [B, K] log densities of the sampled actions, or None.
+        bound: [B] lower bounds of Cal-QL, or None.
+        free: how many of the K actions are never bounded.
+        temperature: T of the log-sum-exp.
+        td: TD loss of the data action, to be taken in the same pass, or None.
+    """
+
+    weight: Tensor | float
+    density: Tensor | None
+    bound: Tensor | None
+    free: int
+    temperature: float
+    td: TDLoss | None = None
+
+    def __post_init__(self) -> None:
+        self.gap_sum: Tensor | float = 0.0  # over critics and rows
+        self.td_loss: Tensor | float = 0.0
+
+    def gradient(self, q: Tensor, span: slice) -> tuple[Tensor, Tensor]:
+        """The share critics and rows have of the loss, and dL/dq [E', R, 1 + K]."""
+        data, sampled = q[..., 0], q[..., 1:]
+        bound = None if self.bound is None else self.bound[span]
+        bounded = sampled if bound is None else calibrate(sampled, bound, self.free)
+        density = None if self.density is None else self.density[span]
+        gap, d_sampled, d_data = cql_gap_gradient(bounded, data, density, self.temperature)
+        if bound is not None:
+            d_sampled[..., self.free :] *= sampled[..., self.free :] > bound[:, None]
+        gap = gap.sum()
+        self.gap_sum = self.gap_sum + gap
+        loss, dq = self.weight * gap, self.weight * torch.cat([d_data[..., None], d_sampled], -1)
+        if self.td is not None:
+            td_loss, d_td = self.td.gradient(data, span)
+            self.td_loss = self.td_loss + td_loss
+            loss = loss + td_loss
+            dq[..., 0] += d_td
+        return loss, dq
 
 
 class _Value(torch.autograd.Function):
@@ -194,6 +234,7 @@ class ActorCritic:
     ) -> None:
         self.config, self.conservative = config, conservative
         self.device = torch.device(task.device)
+        keep_freed_memory()
         obs_dim, act_dim = task.observation_dim, task.action_dim
         self.act_dim = act_dim
         init = task.streams.torch(f"{stream}/init")
@@ -255,13 +296,15 @@ class ActorCritic:
     def critic_step(self, batch: Batch) -> Metrics:
         """One step of all critics on B rows, and a Polyak step of the targets."""
         obs, action, members = batch["observation"], batch["action"], self.config.members
-        target = self._td_target(batch)
-        self.critic_optimizer.zero_grad()
-        q, loss = self.critic.accumulate(obs, action, TDLoss(target, members))
-        check_loss("critic", loss)
-        metrics = {"critic/td_loss": loss, "critic/q_mean": q.mean()}
-        if self.conservative is not None:
-            metrics |= self._accumulate_conservative(batch)
+        td = TDLoss(self._td_target(batch), members)
+        if self.conservative is not None and self.conservative.subset in (0, members):
+            metrics = self._accumulate_conservative(batch, td)
+        else:
+            q, loss = self.critic.accumulate(obs, action, td, add=False)
+            check_loss("critic", loss)
+            metrics = {"critic/td_loss": loss, "critic/q_mean": q.mean()}
+            if self.conservative is not None:
+                metrics |= self._accumulate_conservative(batch)
         metrics["critic/grad_norm"] = self.critic_optimizer.step()
         self.target.lerp_(self.critic.weight.detach(), self.config.tau)
         return metrics
@@ -305,8 +348,11 @@ class ActorCritic:
                 value = value - self.temperature * log_prob
         return td_target(batch["reward"], batch["mask"], value, self.config.discount)
 
-    def _accumulate_conservative(self, batch: Batch) -> Metrics:
-        """Add the gradient of alpha (lse - Q_data); sampled actions and densities are constants."""
+    def _accumulate_conservative(self, batch: Batch, td: TDLoss | None = None) -> Metrics:
+        """Add the gradient of alpha (lse - Q_data); sampled actions and densities are constants.
+
+        With a TD loss, whose values are among those needed here, write the gradient of both.
+        """
         config = self.conservative
         obs, n = batch["observation"], config.actions
         with torch.no_grad():
@@ -328,24 +374,20 @@ class ActorCritic:
         ids = self._draw(config.subset, replacement=True)
         count = self.config.members if ids is None else len(ids)
         bound = _bound(batch) if config.calibrated else None
-        free = 0 if config.bound_random_actions else n
         alpha = config.weight
         if self._multiplier is not None:
             alpha = F.softplus(self._multiplier.detach())
-        gaps = []
-
-        def loss(q: Tensor, _: Tensor) -> Tensor:
-            data, sampled = q[..., 0], q[..., 1:]
-            if bound is not None:
-                sampled = calibrate(sampled, bound, free)
-            gap = cql_gap(sampled, data, density, config.softmax_temperature)
-            gaps.append(gap.detach())
-            return alpha * gap.sum() / (count * gap.shape[-1])
-
-        q, value = self.critic.accumulate(obs, actions, loss, members=ids)
+        terms = count * len(obs)
+        free = 0 if config.bound_random_actions else n
+        loss = ConservativeLoss(alpha / terms, density, bound, free, config.softmax_temperature, td)
+        q, _ = self.critic.accumulate(obs, actions, loss, members=ids, add=td is None)
+        gap = loss.gap_sum / terms
+        value = alpha * gap
         check_loss("conservative", value)
-        gap = torch.cat(gaps).mean()
         metrics = {"critic/cql_gap": gap, "critic/cql_loss": value}
+        if td is not None:
+            check_loss("critic", loss.td_loss)
+            metrics |= {"critic/td_loss": loss.td_loss, "critic/q_mean": q[..., 0].mean()}
         if bound is not None:
             metrics["critic/bound_rate"] = (q[..., 1 + n :] < bound[:, None]).float().mean()
         if self._multiplier is not None:

@@ -206,11 +206,11 @@ class IQL:
         with torch.no_grad():
             next_value = self.value(batch["next_observation"]).squeeze(-1)
         target = td_target(batch["reward"], batch["mask"], next_value, config.discount)
-        self.critic_optimizer.zero_grad()
         q, loss = self.critic.accumulate(
             batch["observation"],
             batch["action"],
             TDLoss(target, config.members),
+            add=False,
         )
         check_loss("critic", loss)
         norm = self.critic_optimizer.step()

@@ -26,14 +26,13 @@ class MeanMetrics:
     """Running means between two log lines; part of the checkpoint so no line changes on resume."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, torch.Tensor | float] = {}  # tensors stay on their GPU
         self._counts: dict[str, int] = {}
 
     def add(self, metrics: Metrics) -> None:
         """Add one set of scalars (numbers or 0-d tensors; nothing is synchronised here)."""
         for name, value in metrics.items():
-            value = torch.as_tensor(value, dtype=torch.float64).detach()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._sums[name] = self._sums.get(name, 0.0) + _double(value)
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
@@ -44,11 +43,20 @@ class MeanMetrics:
 
     def state_dict(self) -> State:
         """Sums and counts."""
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+        sums = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in self._sums.items()}
+        return {"sums": sums, "counts": dict(self._counts)}
 
     def load_state_dict(self, state: State) -> None:
         """Take over sums and counts."""
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        self._sums = {k: _double(v) for k, v in state["sums"].items()}
+        self._counts = dict(state["counts"])
+
+
+def _double(value: torch.Tensor | float) -> torch.Tensor | float:
+    """In double precision: a number, or a tensor where reading it would wait for a GPU."""
+    if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+        return value.detach().double()
+    return float(value)
 
 
 class RunLog:

@@ -33,21 +33,17 @@ class Adam:
         self.name = name
         self.parameters = list(parameters)
         self.clip_norm = clip_norm
-        self._adam = torch.optim.Adam(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
-
-    @property
-    def lr(self) -> float:
-        """Learning rate; settable by schedules."""
-        return self._adam.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._adam.param_groups[0]["lr"] = value
+        self.weight_decay = weight_decay
+        self.lr = lr  # settable by schedules
+        self._state: dict[int, dict[str, Tensor]] = {}  # by position
 
     def zero_grad(self) -> None:
         """Zero the gradients, keeping their buffers."""
-        self._adam.zero_grad(set_to_none=False)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if gradients:
+            torch._foreach_zero_(gradients)
 
+    @torch.no_grad()
     def step(self) -> Tensor:
         """Check that parameters and gradient are finite, clip the gradient if asked, step.
 
@@ -62,20 +58,46 @@ class Adam:
         if self.clip_norm is not None and norm > self.clip_norm:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             torch._foreach_mul_(gradients, self.clip_norm / (norm + 1e-6))
-        self._adam.step()
+        self._fused_step()
         return norm
+
+    def _fused_step(self) -> None:
+        """The kernel of torch.optim.Adam(fused=True), whose own step costs a small network more."""
+        positions = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        for i in positions:
+            if i not in self._state:
+                p = self.parameters[i]
+                self._state[i] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        states = [self._state[i] for i in positions]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1.0)
+        torch._fused_adam_(
+            [self.parameters[i] for i in positions],
+            [self.parameters[i].grad for i in positions],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=self.lr,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def state_dict(self) -> State:
         """Moments and step of each parameter that was ever stepped, by position."""
-        return {
-            str(i): dict(self._adam.state[p])
-            for i, p in enumerate(self.parameters)
-            if p in self._adam.state
-        }
+        return {str(i): dict(entries) for i, entries in self._state.items()}
 
     def load_state_dict(self, state: State) -> None:
         """Take over moments and steps; the learning rate stays as configured."""
-        self._adam.state.clear()
+        self._state.clear()
         for i, entries in state.items():
             parameter = self.parameters[int(i)]
             for name, value in entries.items():
@@ -84,6 +106,4 @@ class Adam:
                         f"optimizer {self.name}: {name} of parameter {i} has shape "
                         f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)}"
                     )
-            self._adam.state[parameter] = {
-                k: v.to(parameter.device, copy=True) for k, v in entries.items()
-            }
+            self._state[int(i)] = {k: v.to(parameter.device, copy=True) for k, v in entries.items()}

@@ -53,6 +53,25 @@ def cql_gap(
     return lse - offset - q_data
 
 
+def cql_gap_gradient(
+    q_sampled: Tensor,
+    q_data: Tensor,
+    log_density: Tensor | None,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`cql_gap`, and the gradient of its sum: the softmax of the scores, less 1 at the data.
+
+    Returns:
+        (gap [E, B], its gradient to q_sampled [E, B, K], to q_data [E, B]).
+    """
+    gap = cql_gap(q_sampled, q_data, log_density, temperature)
+    if log_density is not None:
+        scores = (q_sampled - log_density) / temperature
+        return gap, scores.softmax(-1), torch.full_like(q_data, -1.0)
+    share = (torch.cat([q_sampled, q_data[..., None]], dim=-1) / temperature).softmax(-1)
+    return gap, share[..., :-1], share[..., -1] - 1.0
+
+
 def lagrange_loss(multiplier: Tensor, gap: Tensor, threshold: float) -> Tensor:
     """-alpha' (gap - threshold): minimising it raises alpha' while the gap is too wide.
 

@@ -46,6 +46,21 @@ def td_loss(q: Tensor, target: Tensor, members: int) -> Tensor:
     return (q - target).square().sum() / (members * q.shape[-1])
 
 
+def td_gradient(q: Tensor, target: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    """`td_loss` of some critics and rows, and its gradient 2 (q - y) / (E B).
+
+    Args:
+        q: [E', R].
+        target: [R].
+        terms: E B of the whole loss.
+
+    Returns:
+        (scalar, [E', R]).
+    """
+    error = q - target
+    return error.square().sum() / terms, error * (2.0 / terms)
+
+
 def actor_loss(log_prob: Tensor, q: Tensor, temperature: Tensor | float) -> Tensor:
     """E[beta log pi(a|s) - Q(s, a)] with reparameterised a (SAC, Haarnoja et al. 2018, eq. 7).
 

@@ -1,10 +1,11 @@
 import copy
 import itertools
+import math
 
 import pytest
 import torch
 
-from policies.critic import CriticEnsemble, SquaredError, chunk_sizes
+from policies.critic import CriticEnsemble, RowLoss, chunk_sizes
 
 OBS, ACT, ROWS = 5, 3, 12
 ALL = 1 << 30
@@ -158,8 +159,9 @@ def test_accumulate_adds_up_and_clear_grad_keeps_the_buffer():
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("chunk", [None, (1, ALL), (1, 5), (3, 5), (ALL, ALL), (ALL, 5)])
 @pytest.mark.parametrize("hidden", [(16,), (16, 24)])
-def test_action_gradient_equals_autograd(reduce, layer_norm, chunk, hidden):
-    critic = make(hidden, layer_norm=layer_norm, chunk=chunk)
+@pytest.mark.parametrize("members", [2, 4])
+def test_action_gradient_equals_autograd(reduce, layer_norm, chunk, hidden, members):
+    critic = make(hidden, members=members, layer_norm=layer_norm, chunk=chunk)
     obs, act = batch(rows=30)
     leaf = act.clone().requires_grad_()
     q = critic(obs, leaf)
@@ -262,18 +264,38 @@ def test_errors_say_what_is_wrong():
         CriticEnsemble(OBS, ACT, hidden=(), generator=generator())
 
 
-@pytest.mark.parametrize("chunk", [(1, ALL), (2, 5), (ALL, ALL)])
-def test_squared_error_has_the_gradient_of_its_value(chunk):
-    critic = make(chunk=chunk)
-    obs, act = batch()
-    loss = SquaredError(torch.linspace(-1, 1, ROWS, dtype=torch.float64))
-    value = loss(critic(obs, act), torch.arange(4))
+class Cubes(RowLoss):
+    """sum over members, rows and actions of (q - target_b)^3."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def gradient(self, q, span):
+        error = q - self.target[span].view(-1, *[1] * (q.dim() - 2))
+        return (error**3).sum(), 3.0 * error**2
+
+
+@pytest.mark.parametrize("chunk", [(1, ALL), (1, 5), (2, 5), (ALL, ALL)])
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("repeat", [None, 4])
+@pytest.mark.parametrize("add", [True, False])
+def test_row_loss_equals_autograd(chunk, layer_norm, repeat, add):
+    critic = make(chunk=chunk, layer_norm=layer_norm)
+    obs, act = batch(repeat)
+    loss = Cubes(torch.linspace(-1, 1, ROWS, dtype=torch.float64))
+    value, _ = loss.gradient(critic(obs, act), slice(None))
     (expected,) = torch.autograd.grad(value, critic.weight)
-    _, actual = critic.accumulate(obs, act, loss)
+    critic.clear_grad()
+    critic.weight.grad.fill_(1.0 if add else math.nan)
+    q, actual = critic.accumulate(obs, act, loss, add=add)
+    torch.testing.assert_close(q, critic(obs, act).detach())
     torch.testing.assert_close(actual, value.detach())
-    assert relative_error(critic.weight.grad, expected) < 1e-10
-    by_hand = ((critic.values(obs, act) - loss.target) ** 2).sum() / ROWS
-    torch.testing.assert_close(actual, by_hand)
+    assert relative_error(critic.weight.grad - (1.0 if add else 0.0), expected) < 1e-10
+
+
+def test_overwriting_needs_all_members():
+    with pytest.raises(ValueError, match="all members"):
+        make().accumulate(*batch(), conservative, members=[0], add=False)
 
 
 @pytest.mark.parametrize("chunk", [(1, ALL), (ALL, ALL)])
