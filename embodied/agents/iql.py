@@ -36,8 +36,8 @@ from typing import Any
 
 import torch
 
-from embodied.agents.acting import ActorPolicy
-from embodied.agents.actor_critic import TDLoss, probe_critic
+from embodied.agents.acting import ActorPolicy, probe_critic
+from embodied.agents.critic_losses import TDLoss
 from embodied.agents.offline_online import OfflineOnlineConfig, offline_online
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam

@@ -10,7 +10,7 @@ _MOST = (32 << 20) - (1 << 16)  # bytes; glibc learns nothing from a larger bloc
 def keep_freed_memory() -> None:
     """Have glibc keep freed activations for the next update instead of giving them back.
 
-    By default each megabyte is returned and then faulted in again page by page, 5 % of an update.
+    By default large ones are returned and faulted in again page by page, 3 to 5 % of an update.
     glibc adapts to the largest block it saw freed (mallopt(3), M_MMAP_THRESHOLD), so one is shown
     to it. Other allocators are not changed by this.
     """

@@ -12,7 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("embodied", "envs", "policies", "rewards", "hardware")
 METHODS = ("agents", "llm", "decoding", "analysis", "perception")
-SHARED = {"acting", "actor_critic", "offline_online"}  # files of methods that are no method
+SHARED = {
+    "acting",
+    "actor_critic",
+    "critic_losses",
+    "offline_online",
+}  # files of methods that are no method
 SIMULATORS = ("mujoco", "metaworld", "dm_control", "robosuite", "libero", "robomimic")
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 

@@ -295,7 +295,8 @@ def spoil(function, value, at):
     "at", [0, 1]
 )  # of the two critic slices; the actor has one loss per update
 def test_bad_loss_is_skipped(tmp_path, monkeypatch, loss, value, at):
-    module = "embodied.agents.actor_critic"
+    module = "actor_critic" if loss == "actor_loss" else "critic_losses"
+    module = f"embodied.agents.{module}"
     function = getattr(__import__(module, fromlist=[loss]), loss)
     monkeypatch.setattr(f"{module}.{loss}", spoil(function, value, [at]))
     learner = make_learner(make_task(), calibrated=True)
