@@ -61,7 +61,7 @@ def build(case, directory, files=None):
         "checkpoint_every": 5,
         "files": files or KilledSave(),
     }
-    return make_trainer(recipe, directory, files=files or KilledSave(), **options)
+    return make_trainer(recipe, directory, **options)
 
 
 def arm(trainer, files, place, step):
