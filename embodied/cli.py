@@ -313,9 +313,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _write_report(directory: Path) -> None:
-    from embodied import replay
+    from embodied import videos
 
-    replay.record_videos(directory)
+    videos.record_videos(directory)
     from embodied.report.html import write_report
 
     _say(f"report: {write_report(directory)}")
