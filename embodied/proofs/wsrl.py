@@ -173,7 +173,9 @@ def maze(seeds: int, jobs: int) -> list[Section]:
         f"Point maze; offline data under a wall of 2.6 ({OFFLINE_UPDATES} updates), fine-tuning "
         f"under 3.2 for {ONLINE_STEPS} steps, {UTD} critic updates per step; WSRL warms up for "
         f"1000 of them. Seeds 0 to {seeds - 1}, 40 evaluation episodes each. Q_off and TD_off are "
-        "measured on 256 fixed offline transitions."
+        "measured on 256 fixed offline transitions. Episodes of WSRL's warm-up that succeeded, by "
+        f"seed: {', '.join(f'{_warmup_success(j):.0%}' for j in arms['WSRL'])}; where there was "
+        "none, there was nothing to hold on to."
     )
     curves = {a: [curve(j.directory, "probe/offline_q") for j in js] for a, js in arms.items()}
     figure = compare(curves, ylabel="mean Q on fixed offline batch")
