@@ -70,3 +70,10 @@ def test_nothing_is_pickled():
     forbidden = re.compile(r"\b(pick" + r"le|di" + r"ll|cloudpick" + r"le|shel" + r"ve)\.\w+\(")
     found = [p.name for p in sources() if forbidden.search(p.read_text(encoding="utf-8"))]
     assert not found
+
+
+def test_what_the_readme_names_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w./]+)`", text) + re.findall(r"\]\((docs/[\w./]+)\)", text)
+    assert len(named) > 8
+    assert not [name for name in named if not (ROOT / name).exists()]

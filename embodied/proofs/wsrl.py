@@ -174,8 +174,8 @@ def maze(seeds: int, jobs: int) -> list[Section]:
         f"under 3.2 for {ONLINE_STEPS} steps, {UTD} critic updates per step; WSRL warms up for "
         f"1000 of them. Seeds 0 to {seeds - 1}, 40 evaluation episodes each. Q_off and TD_off are "
         "measured on 256 fixed offline transitions. Episodes of WSRL's warm-up that succeeded, by "
-        f"seed: {', '.join(f'{_warmup_success(j):.0%}' for j in arms['WSRL'])}; where there was "
-        "none, there was nothing to hold on to."
+        f"seed: {', '.join(f'{_warmup_success(j):.0%}' for j in arms['WSRL'])} (the "
+        "setting is meant to have 5 to 50 %)."
     )
     curves = {a: [curve(j.directory, "probe/offline_q") for j in js] for a, js in arms.items()}
     figure = compare(curves, ylabel="mean Q on fixed offline batch")
