@@ -257,6 +257,7 @@ def test_dense_tasks_need_no_success(tmp_path):
     trainer, _ = start(tmp_path, require_warmup_success=True, task=task)
     while not trainer.done:
         trainer.step()
+    assert trainer.counters.updates > 3
 
 
 def test_probes_are_of_both_kinds(tmp_path):
