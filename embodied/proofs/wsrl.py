@@ -45,7 +45,7 @@ PRETRAINERS = {
     "iql": (*CRITICS, *SQUASH),
 }
 OFFLINE_UPDATES, ONLINE_STEPS, UTD = 4000, 2000, 4
-WALLS = (2.6, 2.8, 3.0, 3.2, 3.4, 3.6)
+WALLS = tuple(round(2.8 + 0.05 * i, 2) for i in range(13))  # success falls within 0.2
 ADMISSIBLE, AIM = (0.1, 0.5), 0.25  # success of the frozen policy during warm-up
 
 
@@ -188,11 +188,14 @@ def maze(seeds: int, jobs: int) -> list[Section]:
     ]
 
 
-def sampled_success(seed: int, wall: float, episodes: int = 60) -> float:
-    """Success of the sampled pre-trained policy under a wall of that height."""
+def sampled_success(seed: int, episodes: int = 60) -> dict[float, float]:
+    """Success of the sampled pre-trained policy by height of the wall."""
     policy, settings = load_policy(pretraining("calql", seed).directory, deterministic=False)
-    env = envs.make("maze/point-v0", **(settings.train.env_args | {"wall_height": wall}))
-    return Evaluator(env, episodes, seed=1)(policy).success
+    rates = {}
+    for wall in WALLS:
+        env = envs.make("maze/point-v0", **(settings.train.env_args | {"wall_height": wall}))
+        rates[wall] = Evaluator(env, episodes, seed=1)(policy).success
+    return rates
 
 
 def warmup(seeds: int, jobs: int) -> list[Section]:
@@ -208,7 +211,7 @@ def warmup(seeds: int, jobs: int) -> list[Section]:
         batch = list(range(candidate, candidate + seeds - len(walls)))
         run_all([pretraining("calql", s) for s in batch], jobs, "warm-up: pre-training")
         for seed in batch:
-            rates = {w: sampled_success(seed, w) for w in WALLS}
+            rates = sampled_success(seed)
             wall = min(rates, key=lambda w: abs(rates[w] - AIM))
             if ADMISSIBLE[0] <= rates[wall] <= ADMISSIBLE[1]:
                 walls[seed] = wall
