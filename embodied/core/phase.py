@@ -73,11 +73,6 @@ class Phase:
         if self.source is None and (self.collector is None or self.updates_per_step > 0):
             raise ValueError(f"phase {self.name!r} makes updates but has no source of batches")
 
-    @property
-    def makes_updates(self) -> bool:
-        """Whether the learner changes in this phase."""
-        return self.collector is None or self.updates_per_step > 0
-
 
 @dataclass
 class Recipe:

@@ -76,13 +76,6 @@ class Source(Stateful, Protocol):
         """n rows. The arrays are valid until the next call: copy what must live longer."""
 
 
-class Sink(Protocol):
-    """A source that also takes experience in."""
-
-    def add(self, rollout: Rollout) -> None:
-        """Store a rollout."""
-
-
 class Policy(Protocol):
     """Maps observations to actions."""
 

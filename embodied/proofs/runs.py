@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -43,11 +42,6 @@ class Job:
 
     directory: Path
     overrides: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        """The command that repeats it."""
-        return shlex.join(["embodied", "train", *self.overrides])
 
     @property
     def done(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.types import Policy, UserError
+from embodied.core.types import UserError
 from embodied.report.files import extra, replacing
 
 # Every browser plays H.264; VP9 is for builds of FFmpeg without an H.264 encoder.
@@ -62,41 +62,6 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> P
             raise ValueError(f"no frames for {path}")
         container.mux(stream.encode())
     return path
-
-
-def record_episode(env: Any, policy: Policy, seed: int, *, every: int = 1) -> list[np.ndarray]:
-    """Roll out one episode and keep what the environment renders.
-
-    Args:
-        env: a gymnasium environment with `render_mode="rgb_array"`.
-        policy: acts on [1, ...] observations.
-        seed: of the reset.
-        every: keep each `every`-th frame; the first and the last are always kept.
-
-    Returns:
-        uint8 [H, W, 3] frames.
-
-    Raises:
-        UserError: the environment renders nothing.
-    """
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    observation, _ = env.reset(seed=seed)
-    frames, step, ended = [_render(env)], 0, False
-    while not ended:
-        observation, _, terminated, truncated, _ = env.step(policy.act(observation[None])[0])
-        step += 1
-        ended = bool(terminated or truncated)
-        if ended or step % every == 0:
-            frames.append(_render(env))
-    return frames
-
-
-def _render(env: Any) -> np.ndarray:
-    frame = env.render()
-    if frame is None:
-        raise UserError('the environment renders nothing: make it with render_mode="rgb_array"')
-    return np.array(frame)
 
 
 def _encoder(av: Any) -> tuple[str, dict[str, str]]:

@@ -3,26 +3,21 @@ import numpy as np
 import pytest
 
 import envs
-from embodied.core.types import UserError
-from embodied.report.video import record_episode, write_video
-
-
-class Still:
-    def act(self, observation):
-        return np.zeros((len(observation), 2), np.float32)
+from embodied.report.video import write_video
+from embodied.videos import frames
 
 
 @pytest.mark.parametrize(("shape", "size"), [((48, 64), (48, 64)), ((47, 63), (48, 64))])
 def test_video_reads_back(tmp_path, shape, size):
-    frames = [np.full((*shape, 3), value, np.uint8) for value in range(0, 240, 20)]
-    path = write_video(tmp_path / "new" / "clip.mp4", iter(frames), 12.5)
+    images = [np.full((*shape, 3), value, np.uint8) for value in range(0, 240, 20)]
+    path = write_video(tmp_path / "new" / "clip.mp4", iter(images), 12.5)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         decoded = [f.to_ndarray(format="rgb24") for f in container.decode(stream)]
         assert stream.codec_context.name == "h264"
         assert stream.codec_context.pix_fmt == "yuv420p"
         assert float(stream.average_rate) == 12.5
-    assert len(decoded) == len(frames)
+    assert len(decoded) == len(images)
     for value, frame in zip(range(0, 240, 20), decoded, strict=True):
         assert frame.shape == (*size, 3)
         assert abs(frame.mean() - value) < 4
@@ -32,7 +27,7 @@ def test_video_reads_back(tmp_path, shape, size):
 
 
 @pytest.mark.parametrize(
-    ("frames", "message"),
+    ("images", "message"),
     [
         ([], "no frames"),
         ([np.zeros((4, 4, 3))], "uint8"),
@@ -40,26 +35,20 @@ def test_video_reads_back(tmp_path, shape, size):
         ([np.zeros((16, 16, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)], "frame 1 of"),
     ],
 )
-def test_bad_frames_leave_the_old_video(tmp_path, frames, message):
+def test_bad_frames_leave_the_old_video(tmp_path, images, message):
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"old")
     with pytest.raises(ValueError, match=message):
-        write_video(path, frames, 10)
+        write_video(path, images, 10)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_record_episode_keeps_first_and_last_frame():
+def test_a_replayed_episode_keeps_first_and_last_frame():
     env = envs.make("maze/point-v0", horizon=10, render_mode="rgb_array", render_size=(32, 32))
-    frames = record_episode(env, Still(), seed=3)
-    assert len(frames) == 11 and frames[0].shape == (32, 32, 3)
-    assert len(record_episode(env, Still(), seed=3, every=4)) == 4  # steps 0, 4, 8 and 10
+    still = np.zeros((10, 2), np.float32)
+    seen = list(frames(env, 3, still, 1))
+    assert len(seen) == 11 and seen[0].shape == (32, 32, 3)
+    assert len(list(frames(env, 3, still, 4))) == 4  # steps 0, 4, 8 and 10
     env.reset(seed=3)
-    np.testing.assert_array_equal(frames[0], env.render())
-
-
-def test_record_episode_needs_an_environment_that_renders():
-    with pytest.raises(UserError, match="render_mode"):
-        record_episode(envs.make("maze/point-v0", render_mode=None), Still(), seed=0)
-    with pytest.raises(ValueError, match="every"):
-        record_episode(None, Still(), seed=0, every=0)
+    np.testing.assert_array_equal(seen[0], env.render())
