@@ -12,7 +12,7 @@ members and rows at a time, whose weights and activations stay in a core's cache
 import abc
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,23 +21,19 @@ from torch import Tensor, nn
 from policies.mlp import LAYER_NORM_EPS, orthogonal_
 from policies.stacked import Layer, Rows, backward, forward
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Members = Sequence[int] | Tensor | None
 
 
 class RowLoss(abc.ABC):
-    """A sum over members and rows of a loss of each row's own values, with its gradient."""
+    """A sum over members and rows of a loss of each row's own values, known by its gradient."""
 
     @abc.abstractmethod
-    def gradient(self, q: Tensor, span: slice) -> tuple[Tensor, Tensor]:
-        """The share some members and rows have of the loss, and its gradient.
+    def gradient(self, q: Tensor, span: slice) -> Tensor:
+        """dL/dq for some members and rows; called once for each of them.
 
         Args:
             q: [n, R] or [n, R, K], the values of n members in rows `span` of the batch.
             span: Which of the B rows.
-
-        Returns:
-            (scalar, its gradient with respect to q).
         """
 
 
@@ -206,7 +202,7 @@ class CriticEnsemble(nn.Module):
         for at, run in runs:
             layers = self._split(weight[run]) if gather else self._layers(weight, run)
             for part in rows:
-                q[at, part.span] = forward(layers, part)[0]
+                q[at, part.span] = forward(layers, part)
         return q
 
     @torch.no_grad()
@@ -214,58 +210,44 @@ class CriticEnsemble(nn.Module):
         self,
         obs: Tensor,
         act: Tensor,
-        loss: Loss | RowLoss,
+        loss: RowLoss,
         *,
         members: Members = None,
         add: bool = True,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Adds the gradient of a loss to `weight.grad`, or writes it there.
 
-        The loss must be a sum over members of a loss of each member's own values, because it is
-        evaluated chunk by chunk of members. The gradient through the network is taken by hand, the
-        one with respect to the values by autograd on all B rows. A `RowLoss` gives the latter in
-        closed form, one chunk of rows at a time: the backward then finds its tape in the cache.
+        Members and rows are taken chunk by chunk: forward, the loss's gradient, backward, so that
+        the backward finds its tape in the cache.
 
         Args:
             obs: [B, O].
             act: [B, A] or [B, K, A].
-            loss: (q [n, B] or [n, B, K], ids [n] of its members) -> scalar, or a `RowLoss`.
+            loss: Gives the gradient with respect to the values.
             members: Which Q-functions; None means all.
             add: Add to the gradient; False overwrites it (that of all members, so give none).
 
         Returns:
-            (q, loss): the detached values [E', B] or [E', B, K], and the summed loss, a scalar.
+            The values [E', B] or [E', B, K].
         """
         if not add and members is not None:
             raise ValueError("accumulate: add=False overwrites the gradient of all members")
         stack, rows = self._rows(obs, act)
-        ids = self._ids(members)
         if self.weight.grad is None:
             self.clear_grad()
-        q = obs.new_empty(len(ids), *act.shape[:-1])
-        total = obs.new_zeros(())
-        for at, run in _runs(ids, stack):
+        values = []
+        for _, run in _runs(self._ids(members), stack):
             layers = self._layers(self.weight, run)
             grads = self._layers(self.weight.grad, run)
-            if isinstance(loss, RowLoss):
-                for i, part in enumerate(rows):
-                    value, tape = forward(layers, part)
-                    q[at, part.span] = value
-                    share, dq = loss.gradient(value, part.span)
-                    total += share
-                    backward(layers, part, tape, dq, grads, add=add or i > 0)
-                continue
-            tapes = []
-            for part in rows:
-                q[at, part.span], tape = forward(layers, part)
-                tapes.append(tape)
-            share, dq = _loss_gradient(
-                loss, q[at], torch.arange(run.start, run.stop, device=q.device)
-            )
-            total += share
-            for i, (part, tape) in enumerate(zip(rows, tapes, strict=True)):
-                backward(layers, part, tape, dq[:, part.span], grads, add=add or i > 0)
-        return q, total
+            chunks = []
+            for i, part in enumerate(rows):
+                q = forward(layers, part, tapes := [])
+                chunks.append(q)
+                dq = loss.gradient(q, part.span)
+                backward(layers, part, tapes, dq, grads, add=add or i > 0)
+                del tapes  # so that the next chunk's takes the memory that is in the cache
+            values.append(chunks[0] if len(chunks) == 1 else torch.cat(chunks, 1))
+        return torch.cat(values)
 
     @torch.no_grad()
     def action_gradient(self, obs: Tensor, act: Tensor, *, reduce: str) -> tuple[Tensor, Tensor]:
@@ -291,41 +273,46 @@ class CriticEnsemble(nn.Module):
         if reduce == "min" and stack < self.members == 2:
             return self._smaller_gradient(rows, act)
         if reduce == "min" and stack < self.members:
-            q, smallest = self.values(obs, act).min(0)
-            order = smallest.argsort()
-            counts = smallest.bincount(minlength=self.members).tolist()
-            for member, group in enumerate(order.split(counts)):
-                if len(group):
-                    layers = self._layers(self.weight, slice(member, member + 1))
-                    for part in self._rows(obs[group], act[group])[1]:
-                        value, tape = forward(layers, part)
-                        grad[group[part.span]] = backward(
-                            layers, part, tape, torch.ones_like(value)
-                        )
-            return q, grad
+            return self._smallest_gradient(obs, act)
         total = obs.new_zeros(len(obs))
         for _, run in _runs(range(self.members), stack):
             layers = self._layers(self.weight, run)
             for part in rows:
-                value, tape = forward(layers, part)
+                value = forward(layers, part, tapes := [])
                 if reduce == "min":
                     total[part.span], smallest = value.min(0)
                     dq = torch.zeros_like(value).scatter_(0, smallest[None], 1.0)
                 else:
                     total[part.span] += value.sum(0) / self.members
                     dq = torch.full_like(value, 1.0 / self.members)
-                grad[part.span] += backward(layers, part, tape, dq)
+                grad[part.span] += backward(layers, part, tapes, dq)
         return total, grad
+
+    def _smallest_gradient(self, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+        """`action_gradient` of the smallest of many members, taken again for its own rows only."""
+        q, smallest = self.values(obs, act).min(0)
+        order = smallest.argsort()
+        starts = [0, *smallest.bincount(minlength=self.members).cumsum(0).tolist()]
+        rows = self._whole(obs[order], act[order])
+        grad = torch.empty_like(act)
+        for member, (start, end) in enumerate(itertools.pairwise(starts)):
+            if start < end:
+                layers = self._layers(self.weight, slice(member, member + 1))
+                part = rows.part(start, end)
+                value = forward(layers, part, tapes := [])
+                grad[start:end] = backward(layers, part, tapes, torch.ones_like(value))
+        return q, torch.empty_like(grad).index_copy_(0, order, grad)
 
     def _smaller_gradient(self, rows: list[Rows], act: Tensor) -> tuple[Tensor, Tensor]:
         """`action_gradient` of the smaller of two members, whose tapes are worth keeping."""
         q, grad = act.new_empty(len(act)), torch.empty_like(act)
         nets = [self._layers(self.weight, slice(i, i + 1)) for i in range(2)]
         for part in rows:
-            (first, tape), (second, other) = (forward(layers, part) for layers in nets)
-            q[part.span] = torch.minimum(first, second)[0]
-            smaller = (first <= second)[0]
-            for layers, tapes, mine in ((nets[0], tape, smaller), (nets[1], other, ~smaller)):
+            first, second = [], []
+            values = forward(nets[0], part, first), forward(nets[1], part, second)
+            q[part.span] = torch.minimum(*values)[0]
+            smaller = (values[0] <= values[1])[0]
+            for layers, tapes, mine in ((nets[0], first, smaller), (nets[1], second, ~smaller)):
                 index = mine.nonzero().squeeze(1)
                 if len(index):
                     picked = [t.rows(index) for t in tapes]
@@ -359,15 +346,13 @@ class CriticEnsemble(nn.Module):
             weight, bias = affine.split([affine.shape[1] - 1, 1], 1)
             if scale is not None and len(scale) == 1:
                 scale, shift = scale.flatten(), shift.flatten()  # as the fused LayerNorm wants it
-            layers.append(Layer(affine, weight, bias, scale, shift))
+            layers.append(Layer(affine, weight, bias, weight.transpose(1, 2), scale, shift))
         return layers
 
     def _rows(self, obs: Tensor, act: Tensor) -> tuple[int, list[Rows]]:
         """The members to stack, and the batch cut into row chunks."""
-        self._check(obs, act)
-        obs, act = obs.detach(), act.detach()
-        repeat = act.shape[1] if act.dim() == 3 else None
-        per_obs = repeat or 1
+        whole = self._whole(obs, act)
+        per_obs = whole.repeat or 1
         members, limit = self.chunk or chunk_sizes(
             obs.device,
             obs.element_size(),
@@ -376,13 +361,17 @@ class CriticEnsemble(nn.Module):
             len(obs) * per_obs,
         )
         step = max(1, limit // per_obs)
+        return members, [whole.part(i, i + step) for i in range(0, len(obs), step)]
+
+    def _whole(self, obs: Tensor, act: Tensor) -> Rows:
+        """The batch as one chunk."""
+        self._check(obs, act)
+        obs, act = obs.detach(), act.detach()
+        repeat = act.shape[1] if act.dim() == 3 else None
         act = torch.cat([act, act.new_ones(()).expand(*act.shape[:-1], 1)], -1)
         x = torch.cat([obs, act], 1) if repeat is None else obs
-        parts = []
-        for start in range(0, len(obs), step):
-            span = slice(start, start + step)
-            parts.append(Rows(span, x[span], act[span].reshape(-1, self.act_dim + 1), repeat))
-        return members, parts
+        act = act.view(1, -1, self.act_dim + 1)
+        return Rows(slice(0, len(obs)), x.unsqueeze(0), act, repeat)
 
     def _ids(self, members: Members) -> Sequence[int]:
         if members is None:
@@ -413,12 +402,3 @@ def _runs(ids: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
         if i == len(ids) or ids[i] != ids[i - 1] + 1 or i - start == limit:
             yield slice(start, i), slice(ids[start], ids[i - 1] + 1)
             start = i
-
-
-def _loss_gradient(loss: Loss, q: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient with respect to q, by autograd at a leaf."""
-    with torch.enable_grad():
-        leaf = q.detach().requires_grad_()
-        value = loss(leaf, ids)
-        (gradient,) = torch.autograd.grad(value, leaf)
-    return value.detach(), gradient

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-6  # flax's default; torch's is 1e-5
@@ -32,7 +31,7 @@ class MLP(nn.Module):
         hidden: Width of each hidden layer; may be empty.
         out_dim: Features of the output.
         layer_norm: Normalise before each activation (Ba et al. 2016), epsilon 1e-6.
-        activation: Elementwise function between layers.
+        activation: Elementwise function between layers; it may work in place.
         dropout: Probability with which a hidden unit is dropped; see `forward`.
         out_gain: Gain of the output layer; about 1e-2 starts an actor near the zero action.
         generator: Source of the initial weights.
@@ -45,7 +44,7 @@ class MLP(nn.Module):
         out_dim: int,
         *,
         layer_norm: bool = False,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        activation: Callable[[Tensor], Tensor] = torch.relu_,
         dropout: float = 0.0,
         out_gain: float = 1.0,
         generator: torch.Generator,

@@ -18,9 +18,15 @@ class Rows(NamedTuple):
     """A chunk of the batch: R observations, each with K actions (or one, then K is None)."""
 
     span: slice  # which of the B observations
-    obs: Tensor  # [R, O]; with `act` appended, [R, O + A + 1], when K is None
-    act: Tensor  # [R * K, A + 1], the actions and a column of ones that carries the bias
+    obs: Tensor  # [1, R, O]; with `act` appended, [1, R, O + A + 1], when K is None
+    act: Tensor  # [1, R * K, A + 1], the actions and a column of ones that carries the bias
     repeat: int | None  # K
+
+    def part(self, start: int, end: int) -> "Rows":
+        """Some of the observations, with their actions; `end` may lie beyond the last."""
+        k = self.repeat or 1
+        obs, act = self.obs[:, start:end], self.act[:, start * k : end * k]
+        return Rows(slice(start, end), obs, act, self.repeat)
 
 
 class Layer(NamedTuple):
@@ -29,6 +35,7 @@ class Layer(NamedTuple):
     affine: Tensor  # [n, in + 1, out]: the weight and below it the bias, which are:
     weight: Tensor  # [n, in, out]
     bias: Tensor  # [n, 1, out]
+    transposed: Tensor  # [n, out, in], the weight again
     scale: Tensor | None  # [n, 1, out], LayerNorm; [out] of a single member
     shift: Tensor | None  # the same
 
@@ -47,31 +54,39 @@ class Tape(NamedTuple):
         return Tape(*(None if t is None else t.index_select(1, index) for t in self))
 
 
-def forward(layers: list[Layer], rows: Rows) -> tuple[Tensor, list[Tape]]:
+def forward(layers: list[Layer], rows: Rows, tapes: list[Tape] | None = None) -> Tensor:
     """h_0 = [s, a]; z_l = h_{l-1} W_l + b_l; h_l = relu(LN(z_l)); q = h_L w + b.
 
     The bias of the first layer is the weight of a constant input. With K actions per observation
     z_1 = s W_s + [a, 1] [W_a; b_1], its first term computed once per observation.
 
+    Args:
+        layers: Weights of the n members.
+        rows: What to evaluate.
+        tapes: The tape of each hidden layer is appended here, for `backward`.
+
     Returns:
-        (q [n, R] or [n, R, K], tape of the hidden layers).
+        q [n, R] or [n, R, K].
     """
     *hidden, output = layers
-    tapes: list[Tape] = []
+    n, h = len(output.bias), None
     for layer in hidden:
-        n, _, width = layer.bias.shape
-        if tapes:
-            pre = torch.bmm(tapes[-1].out, layer.weight).add_(layer.bias)
+        if h is not None:
+            pre = torch.bmm(h, layer.weight).add_(layer.bias)
         elif rows.repeat is None:
-            pre = torch.bmm(rows.obs.expand(n, -1, -1), layer.affine)
+            pre = torch.bmm(_shared(rows.obs, n), layer.affine)
         else:
             w_obs, w_act = _split_input(layer, rows)
-            obs_part = torch.bmm(rows.obs.expand(n, -1, -1), w_obs)
-            pre = torch.bmm(rows.act.expand(n, -1, -1), w_act)
-            pre.view(n, -1, rows.repeat, width).add_(obs_part.unsqueeze(2))
-        tapes.append(_activate(layer, pre))
-    q = torch.baddbmm(output.bias, tapes[-1].out, output.weight).squeeze(-1)
-    return (q if rows.repeat is None else q.view(n, -1, rows.repeat)), tapes
+            obs_part = torch.bmm(_shared(rows.obs, n), w_obs)
+            pre = torch.bmm(_shared(rows.act, n), w_act)
+            pre.view(n, -1, rows.repeat, pre.shape[-1]).add_(obs_part.unsqueeze(2))
+        tape = _activate(layer, pre)
+        h = tape.out
+        if tapes is not None:
+            tapes.append(tape)
+        del pre, tape  # the next layer takes memory that is still in the cache
+    q = torch.baddbmm(output.bias, h, output.weight)
+    return q.squeeze(-1) if rows.repeat is None else q.view(n, -1, rows.repeat)
 
 
 def backward(
@@ -88,7 +103,7 @@ def backward(
     Args:
         layers: Weights of the n members.
         rows: The rows of the forward.
-        tapes: Its tape.
+        tapes: Its tapes.
         dq: [n, R] or [n, R, K].
         grads: Where dW_l = h_{l-1}' dz_l and db_l = sum dz_l go; None to skip that and return
             the gradient with respect to the actions instead.
@@ -98,19 +113,19 @@ def backward(
         None, or dq/da summed over the n members, [R, A].
     """
     *hidden, output = layers
-    dq = dq.flatten(1).unsqueeze(-1)
+    dq = dq.reshape(len(dq), -1, 1)
     if grads is not None:
         _product(grads[-1].weight, tapes[-1].out, dq, add)
-        _put(grads[-1].bias, dq.sum(1, keepdim=True), add)
-    d = dq * output.weight.transpose(1, 2)
+        _row_sum(grads[-1].bias, dq, add)
+    d = dq * output.transposed
     for i in reversed(range(len(hidden))):
         layer, grad = hidden[i], None if grads is None else grads[i]
         d = _deactivate(layer, tapes[i], d, grad, add)
         if i > 0:
             if grad is not None:
-                _put(grad.bias, d.sum(1, keepdim=True), add)
+                _row_sum(grad.bias, d, add)
                 _product(grad.weight, tapes[i - 1].out, d, add)
-            d = torch.bmm(d, layer.weight.transpose(1, 2))
+            d = torch.bmm(d, layer.transposed)
         elif grad is not None:
             _first_layer_gradient(grad, rows, d, add)
     if grads is not None:
@@ -125,20 +140,33 @@ def _first_layer_gradient(grad: Layer, rows: Rows, d: Tensor, add: bool) -> None
     w_obs = grad.affine
     if rows.repeat is not None:
         w_obs, w_act = _split_input(grad, rows)
-        _product(w_act, rows.act.expand(n, -1, -1), d, add)
+        _product(w_act, _shared(rows.act, n), d, add)
         d = d.view(n, -1, rows.repeat, width).sum(2)
-    _product(w_obs, rows.obs.expand(n, -1, -1), d, add)
+    _product(w_obs, _shared(rows.obs, n), d, add)
+
+
+def _shared(x: Tensor, n: int) -> Tensor:
+    """The same rows [1, R, in] for n members."""
+    return x if n == 1 else x.expand(n, -1, -1)
 
 
 def _split_input(layer: Layer, rows: Rows) -> tuple[Tensor, Tensor]:
     """What multiplies the observation, [n, O, out], and [a, 1], [n, A + 1, out]."""
-    of_act = rows.act.shape[1]
+    of_act = rows.act.shape[-1]
     return layer.affine.split([layer.affine.shape[1] - of_act, of_act], 1)
 
 
 def _product(into: Tensor, h: Tensor, d: Tensor, add: bool) -> None:
     """h' d, added or written."""
     into.baddbmm_(h.transpose(1, 2), d, beta=1.0 if add else 0.0)
+
+
+def _row_sum(into: Tensor, d: Tensor, add: bool) -> None:
+    """The sum over rows, added or written."""
+    if add:
+        into.add_(d.sum(1, keepdim=True))
+    else:
+        torch.sum(d, 1, keepdim=True, out=into)
 
 
 def _put(into: Tensor, value: Tensor, add: bool) -> None:
@@ -156,9 +184,9 @@ def _activate(layer: Layer, pre: Tensor) -> Tape:
     shape = pre.shape[-1:]
     if len(pre) == 1:
         affine = (layer.scale, layer.shift)
-        out, mean, rstd = aten.native_layer_norm(pre, shape, *affine, LAYER_NORM_EPS)
+        out, mean, rstd = torch.native_layer_norm(pre, shape, *affine, LAYER_NORM_EPS)
         return Tape(pre, mean, rstd, None, out.relu_())
-    normal, mean, rstd = aten.native_layer_norm(pre, shape, None, None, LAYER_NORM_EPS)
+    normal, mean, rstd = torch.native_layer_norm(pre, shape, None, None, LAYER_NORM_EPS)
     out = torch.addcmul(layer.shift, normal, layer.scale).relu_()
     return Tape(pre, mean, rstd, normal, out)
 
@@ -179,8 +207,8 @@ def _deactivate(layer: Layer, tape: Tape, d: Tensor, grad: Layer | None, add: bo
             _put(grad.shift, shift, add)
         return d
     if grad is not None:
-        _put(grad.scale, (d * tape.normal).sum(1, keepdim=True), add)
-        _put(grad.shift, d.sum(1, keepdim=True), add)
+        _row_sum(grad.scale, d * tape.normal, add)
+        _row_sum(grad.shift, d, add)
     mask = [True, False, False]
     return aten.native_layer_norm_backward(
         d * layer.scale, tape.pre, shape, *stats, None, None, mask

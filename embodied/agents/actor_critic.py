@@ -244,7 +244,8 @@ class ActorCritic:
         if self.conservative is not None and self.conservative.subset in (0, members):
             metrics = self._accumulate_conservative(batch, td)
         else:
-            q, loss = self.critic.accumulate(obs, action, td, add=False)
+            q = self.critic.accumulate(obs, action, td, add=False)
+            loss = td.value(q)
             check_loss("critic", loss)
             metrics = {"critic/td_loss": loss, "critic/q_mean": q.mean()}
             if self.conservative is not None:
@@ -324,14 +325,15 @@ class ActorCritic:
         terms = count * len(obs)
         free = 0 if config.bound_random_actions else n
         loss = ConservativeLoss(alpha / terms, density, bound, free, config.softmax_temperature, td)
-        q, _ = self.critic.accumulate(obs, actions, loss, members=ids, add=td is None)
+        q = self.critic.accumulate(obs, actions, loss, members=ids, add=td is None)
         gap = loss.gap_sum / terms
         value = alpha * gap
         check_loss("conservative", value)
         metrics = {"critic/cql_gap": gap, "critic/cql_loss": value}
         if td is not None:
-            check_loss("critic", loss.td_loss)
-            metrics |= {"critic/td_loss": loss.td_loss, "critic/q_mean": q[..., 0].mean()}
+            td_loss = td.value(q[..., 0])
+            check_loss("critic", td_loss)
+            metrics |= {"critic/td_loss": td_loss, "critic/q_mean": q[..., 0].mean()}
         if bound is not None:
             metrics["critic/bound_rate"] = (q[..., 1 + n :] < bound[:, None]).float().mean()
         if self._multiplier is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from embodied.objectives.conservative import calibrate, cql_gap_gradient
-from embodied.objectives.q_learning import td_gradient
+from embodied.objectives.q_learning import td_gradient, td_loss
 from policies.critic import RowLoss
 
 
@@ -17,11 +17,15 @@ class TDLoss(RowLoss):
 
     def __init__(self, target: Tensor, members: int) -> None:
         self.target, self.members = target, members
+        self._terms = members * len(target)
 
-    def gradient(self, q: Tensor, span: slice) -> tuple[Tensor, Tensor]:
-        """The share critics and rows have of the loss, and dL/dq [E', R]."""
-        terms = self.members * len(self.target)
-        return td_gradient(q, self.target[span], terms)
+    def gradient(self, q: Tensor, span: slice) -> Tensor:
+        """dL/dq [E', R]."""
+        return td_gradient(q, self.target[span], self._terms)
+
+    def value(self, q: Tensor) -> Tensor:
+        """The loss of all critics and rows, [E, B] -> scalar."""
+        return td_loss(q, self.target, self.members)
 
 
 @dataclass
@@ -34,7 +38,8 @@ class ConservativeLoss(RowLoss):
         bound: [B] lower bounds of Cal-QL, or None.
         free: how many of the K actions are never bounded.
         temperature: T of the log-sum-exp.
-        td: TD loss of the data action, to be taken in the same pass, or None.
+        td: TD loss of the data action, whose gradient is to be taken in the same pass, or None.
+        gap_sum: lse - Q_data, summed over the critics and rows seen so far.
     """
 
     weight: Tensor | float
@@ -43,13 +48,10 @@ class ConservativeLoss(RowLoss):
     free: int
     temperature: float
     td: TDLoss | None = None
+    gap_sum: Tensor | float = 0.0
 
-    def __post_init__(self) -> None:
-        self.gap_sum: Tensor | float = 0.0  # over critics and rows
-        self.td_loss: Tensor | float = 0.0
-
-    def gradient(self, q: Tensor, span: slice) -> tuple[Tensor, Tensor]:
-        """The share critics and rows have of the loss, and dL/dq [E', R, 1 + K]."""
+    def gradient(self, q: Tensor, span: slice) -> Tensor:
+        """dL/dq [E', R, 1 + K]."""
         data, sampled = q[..., 0], q[..., 1:]
         bound = None if self.bound is None else self.bound[span]
         bounded = sampled if bound is None else calibrate(sampled, bound, self.free)
@@ -57,12 +59,8 @@ class ConservativeLoss(RowLoss):
         gap, d_sampled, d_data = cql_gap_gradient(bounded, data, density, self.temperature)
         if bound is not None:
             d_sampled[..., self.free :] *= sampled[..., self.free :] > bound[:, None]
-        gap = gap.sum()
-        self.gap_sum = self.gap_sum + gap
-        loss, dq = self.weight * gap, self.weight * torch.cat([d_data[..., None], d_sampled], -1)
+        self.gap_sum = self.gap_sum + gap.sum()
+        dq = torch.cat([d_data[..., None], d_sampled], -1).mul_(self.weight)
         if self.td is not None:
-            td_loss, d_td = self.td.gradient(data, span)
-            self.td_loss = self.td_loss + td_loss
-            loss = loss + td_loss
-            dq[..., 0] += d_td
-        return loss, dq
+            dq[..., 0] += self.td.gradient(data, span)
+        return dq

@@ -206,12 +206,9 @@ class IQL:
         with torch.no_grad():
             next_value = self.value(batch["next_observation"]).squeeze(-1)
         target = td_target(batch["reward"], batch["mask"], next_value, config.discount)
-        q, loss = self.critic.accumulate(
-            batch["observation"],
-            batch["action"],
-            TDLoss(target, config.members),
-            add=False,
-        )
+        td = TDLoss(target, config.members)
+        q = self.critic.accumulate(batch["observation"], batch["action"], td, add=False)
+        loss = td.value(q)
         check_loss("critic", loss)
         norm = self.critic_optimizer.step()
         self.target.lerp_(self.critic.weight.detach(), config.tau)

@@ -65,8 +65,9 @@ class WSRLConfig(ActorCriticConfig):
             many critics are regularised per step as are backed up (`conservative.subset`).
         pretrained: a run to take the pre-trained learner from instead of pre-training.
         offline_updates: updates of pre-training.
-        warmup_steps: K, frozen-policy steps that only fill the buffer. With 0 updates still wait
-            until the buffer holds the rows of one, as in the authors' code.
+        warmup_steps: K, frozen-policy steps that only fill the buffer.
+        start_rows: rows the buffer must exceed before the first update, warm-up included; None
+            means the rows of one update, as in the authors' code (so their K = 0 is not 0).
         online_steps: environment steps in all, warm-up included.
         capacity: rows of the online buffer.
         require_warmup_success: stop with an explanation if the warm-up of a sparse task saw no
@@ -88,6 +89,7 @@ class WSRLConfig(ActorCriticConfig):
     pretrained: str | None = None
     offline_updates: int = 250_000
     warmup_steps: int = 5_000
+    start_rows: int | None = None
     online_steps: int = 500_000
     capacity: int = 2_000_000
     require_warmup_success: bool = True
@@ -143,6 +145,7 @@ def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:
     learner = build(config, task)
     replay = task.replay(min(config.capacity, config.online_steps))
     collector = task.environments()
+    rows = config.batch_size * config.utd if config.start_rows is None else config.start_rows
     offline = None
     if config.pretrained is None or task.episodes is not None:
         offline = task.offline(config.discount if config.pretrain == "calql" else None)
@@ -190,7 +193,7 @@ def recipe(config: WSRLConfig, task: RobotTask) -> Recipe:
         Until("env_steps", config.online_steps - config.warmup_steps),
         collector=collector,
         # the authors update once the step index exceeds max(K, rows of one update)
-        start_after=max(1, config.batch_size * config.utd - config.warmup_steps + 1),
+        start_after=max(1, rows - config.warmup_steps + 1),
         on_enter=check_and_probe if config.warmup_steps else hand_over,
         eval_every=config.eval_every,
     )

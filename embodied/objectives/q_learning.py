@@ -46,8 +46,8 @@ def td_loss(q: Tensor, target: Tensor, members: int) -> Tensor:
     return (q - target).square().sum() / (members * q.shape[-1])
 
 
-def td_gradient(q: Tensor, target: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-    """`td_loss` of some critics and rows, and its gradient 2 (q - y) / (E B).
+def td_gradient(q: Tensor, target: Tensor, terms: int) -> Tensor:
+    """Gradient 2 (q - y) / (E B) of `td_loss`, for some critics and rows.
 
     Args:
         q: [E', R].
@@ -55,10 +55,9 @@ def td_gradient(q: Tensor, target: Tensor, terms: int) -> tuple[Tensor, Tensor]:
         terms: E B of the whole loss.
 
     Returns:
-        (scalar, [E', R]).
+        [E', R].
     """
-    error = q - target
-    return error.square().sum() / terms, error * (2.0 / terms)
+    return (q - target).mul_(2.0 / terms)
 
 
 def actor_loss(log_prob: Tensor, q: Tensor, temperature: Tensor | float) -> Tensor:

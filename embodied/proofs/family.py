@@ -12,27 +12,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-import envs
-from embodied.core.evaluate import Evaluator
 from embodied.core.stats import bootstrap_mean
-from embodied.evaluation import load_learner, load_policy
-from embodied.proofs.runs import Experiment, Job, curve, run_all
-from embodied.proofs.wsrl import (
+from embodied.evaluation import load_learner
+from embodied.proofs.maze import (
     CRITICS,
     ENTROPY,
+    LOW_WALL,
     ONLINE_STEPS,
     PESSIMISM,
     maze_job,
     pretraining,
+    success,
 )
+from embodied.proofs.runs import Experiment, Job, curve, run_all
 from embodied.report.figures import compare, strip
 from embodied.report.page import Gate, Section
 
-LOW_WALL = 2.6
 FLOOR = 20.0  # |failure return|: 1 / (1 - 0.95)
 SEEDS = 5
 EVAL = "method.eval_every=100"
-EASY = "env_args.wall_height=2.6"
+EASY = f"env_args.wall_height={LOW_WALL}"
 
 
 def behaviour_cloning(seed: int) -> Job:
@@ -84,9 +83,9 @@ def offline(count: int, jobs: int) -> list[Section]:
         "BC": [behaviour_cloning(s) for s in seeds],
     }
     run_all([j for js in arms.values() for j in js], jobs, "offline")
-    success = {arm: np.array([_success(j, LOW_WALL) for j in js]) for arm, js in arms.items()}
-    median = {arm: float(np.median(v)) for arm, v in success.items()}
-    rows = [[a, f"{median[a]:.2f}", ", ".join(f"{x:.2f}" for x in success[a])] for a in arms]
+    rates = {a: np.array([success(j, LOW_WALL, 100, seed=2) for j in js]) for a, js in arms.items()}
+    median = {arm: float(np.median(v)) for arm, v in rates.items()}
+    rows = [[a, f"{median[a]:.2f}", ", ".join(f"{x:.2f}" for x in rates[a])] for a in arms]
     gates = [
         Gate("median success of Cal-QL at least 0.9", f"{median['Cal-QL']:.2f}",
              median["Cal-QL"] >= 0.9),
@@ -98,7 +97,7 @@ def offline(count: int, jobs: int) -> list[Section]:
         f"episodes of the deterministic policy under the same wall ({LOW_WALL}) per seed, "
         f"seeds 0 to {count - 1}."
     )
-    figure = strip({a: v.tolist() for a, v in success.items()}, ylabel="success", rate=True)
+    figure = strip({a: v.tolist() for a, v in rates.items()}, ylabel="success", rate=True)
     columns = ["method", "median success", "by seed"]
     return [
         Section("Learning from the data alone", text, columns, rows, (figure, "offline"), gates)
@@ -177,12 +176,6 @@ def prior_data(count: int, jobs: int) -> list[Section]:
     figure = compare({a: [curve(j.directory) for j in js] for a, js in arms.items()}, rate=True)
     columns = ["method", "median steps to 0.9", "by seed"]
     return [Section("Prior data", text, columns, rows, (figure, "prior-data"), gates)]
-
-
-def _success(job: Job, wall: float) -> float:
-    policy, settings = load_policy(job.directory)
-    env = envs.make("maze/point-v0", **(settings.train.env_args | {"wall_height": wall}))
-    return Evaluator(env, 100, seed=2)(policy).success
 
 
 def _calibration(job: Job) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from rich.progress import Progress
 
-from embodied import settings
+from embodied import assemble, settings
 from embodied.core.log import read_log
 from embodied.core.types import UserError
 from embodied.data import DatasetError
@@ -44,9 +45,16 @@ class Job:
     overrides: tuple[str, ...]
 
     @property
+    def command(self) -> list[str]:
+        """The overrides of the run, its directory included."""
+        return [*self.overrides, *KEEP, f"run={self.directory}"]
+
+    @property
     def done(self) -> bool:
-        """Whether it has run to its end."""
+        """Whether it has run to its end, with these settings."""
         if not (self.directory / "log.jsonl").exists():
+            return False
+        if assemble.read_run(self.directory)[0]["overrides"] != self.command:
             return False
         events = read_log(self.directory)
         return bool(events) and events[-1]["phase"] == "done"
@@ -87,14 +95,10 @@ def run_all(jobs: Sequence[Job], processes: int, title: str) -> None:
 
 def _run(job: Job) -> tuple[Job, str]:
     """Train one job in this process; returns what went wrong, if anything."""
-    import shutil
-
-    from embodied import assemble
-
     if job.directory.exists():
         shutil.rmtree(job.directory)
     try:
-        composed = settings.compose([*job.overrides, *KEEP, f"run={job.directory}"])
+        composed = settings.compose(job.command)
         run = assemble.build(composed)
         with closing(run.trainer):
             assemble.begin(run)

@@ -12,134 +12,112 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import envs
-from embodied.core.evaluate import Evaluator
+from embodied.core.log import read_log
 from embodied.core.stats import bootstrap_mean, wilson
-from embodied.evaluation import load_policy
-from embodied.proofs import RUNS
+from embodied.proofs.maze import (
+    ADMISSIBLE,
+    LOW_WALL,
+    OFFLINE_UPDATES,
+    ONLINE_STEPS,
+    ROOT,
+    UTD,
+    calibrated_walls,
+    fine_tuning,
+    pretraining,
+    success,
+    wsrl,
+)
 from embodied.proofs.runs import Experiment, Job, curve, evaluations, final, run_all
 from embodied.report.figures import compare, strip
 from embodied.report.page import Gate, Section
 
-ROOT = RUNS / "wsrl"
-MAZE = (
-    "experiment=maze",
-    "method.hidden=[32,32]",
-    "method.batch_size=64",
-    "method.actor_lr=1e-3",
-)
-CRITICS = (
-    "method.critic_lr=1e-3",
-    "method.tau=0.01",
-    "method.discount=0.95",
-    "method.members=4",
-    "method.actor_layer_norm=true",
-    "method.critic_layer_norm=true",
-)
-ENTROPY = ("method.temperature_lr=1e-3", "method.init_temperature=0.1", "method.subset=2")
-PESSIMISM = ("method.conservative.weight=0.5", "method.conservative.actions=3")
-SQUASH = ("method.squash=true", "method.state_dependent_std=true")
-PRETRAINERS = {
-    "calql": (*CRITICS, *ENTROPY, *PESSIMISM),
-    "cql": (*CRITICS, *ENTROPY, *PESSIMISM),
-    "iql": (*CRITICS, *SQUASH),
-}
-OFFLINE_UPDATES, ONLINE_STEPS, UTD = 4000, 2000, 4
-WALLS = tuple(round(2.8 + 0.05 * i, 2) for i in range(13))  # success falls within 0.2
-ADMISSIBLE, AIM = (0.1, 0.5), 0.25  # success of the frozen policy during warm-up
-
-
-def maze_job(arm: str, seed: int, *overrides: str) -> Job:
-    """A run on the maze."""
-    return Job(ROOT / f"{arm}-{seed}", (*MAZE, f"seed={seed}", *overrides))
-
-
-def pretraining(method: str, seed: int) -> Job:
-    """The offline phase of a pre-trainer."""
-    updates = f"method.offline_updates={OFFLINE_UPDATES}"
-    return maze_job(f"pre-{method}", seed, f"method={method}", *PRETRAINERS[method], updates)
-
-
-def fine_tuning(method: str, seed: int) -> Job:
-    """A baseline that goes on with its own loss, keeping no offline data."""
-    # four critic steps per environment step for each; IQL's update is one step of everything
-    utd = "method.online_utd=4" if method == "iql" else "method.utd=4"
-    return maze_job(
-        f"{method}-no-retention",
-        seed,
-        f"method={method}",
-        *PRETRAINERS[method],
-        utd,
-        f"method.pretrained={pretraining(method, seed).directory}",
-        f"method.online_steps={ONLINE_STEPS}",
-        "method.offline_ratio=0",
-        "method.wait_steps=256",
-        "method.eval_every=100",
-    )
-
-
-def wsrl(arm: str, seed: int, warmup: int, *overrides: str) -> Job:
-    """WSRL from the Cal-QL pre-training of the same seed."""
-    return maze_job(
-        arm,
-        seed,
-        "method=wsrl",
-        *CRITICS,
-        *ENTROPY,
-        f"method.utd={UTD}",
-        f"method.pretrained={pretraining('calql', seed).directory}",
-        f"method.warmup_steps={warmup}",
-        f"method.online_steps={ONLINE_STEPS}",
-        "method.require_warmup_success=false",
-        "method.eval_every=100",
-        *overrides,
-    )
-
-
-def start(method: str, seed: int) -> dict[str, float]:
-    """Probe values and success of a pre-trained learner before any online step."""
-    return evaluations(pretraining(method, seed).directory)[-1]["metrics"]
+Q_OFF, TD_OFF = "probe/offline_q", "probe/offline_td"
+CAL = "Cal-QL, no retention"
 
 
 def maze(seeds: int, jobs: int) -> list[Section]:
     """Experiment (b): hand-over without offline data."""
-    chosen = range(seeds)
-    methods = ("calql", "cql", "iql")
-    first = [pretraining(m, s) for m in methods for s in chosen]
-    arms = {"WSRL": [wsrl("wsrl", s, 1000) for s in chosen]}
-    for method, name in zip(methods, ("Cal-QL", "CQL", "IQL"), strict=True):
-        arms[f"{name}, no retention"] = [fine_tuning(method, s) for s in chosen]
-    run_all(first, jobs, "maze: pre-training")
+    walls, passed = calibrated_walls(seeds, jobs)
+    names = {"WSRL": "calql", CAL: "calql", "CQL, no retention": "cql", "IQL, no retention": "iql"}
+    run_all([pretraining(m, s) for m in names.values() for s in walls], jobs, "maze: pre-training")
+    arms = {
+        arm: [
+            wsrl("wsrl", s, 1000, wall) if arm == "WSRL" else fine_tuning(method, s, wall)
+            for s, wall in walls.items()
+        ]
+        for arm, method in names.items()
+    }
     run_all([job for arm in arms.values() for job in arm], jobs, "maze: fine-tuning")
-    names = dict(zip(arms, ("calql", *methods), strict=True))
+    before = {
+        arm: {
+            "q": _each([pretraining(m, s) for s in walls], Q_OFF),
+            "success": np.array([success(pretraining(m, s), w, 40) for s, w in walls.items()]),
+        }
+        for arm, m in names.items()
+    }
+    after = {
+        arm: {"q": _each(js, Q_OFF), "td": _each(js, TD_OFF), "success": _each(js, "eval/success")}
+        for arm, js in arms.items()
+    }
+    rows = [
+        [
+            arm,
+            f"{before[arm]['success'].mean():.2f}",
+            f"{after[arm]['success'].mean():.2f}",
+            _list(before[arm]["q"]),
+            _list(after[arm]["q"]),
+            _list(after[arm]["td"], 2),
+        ]
+        for arm in arms
+    ]
+    columns = ["arm", "success before", "after", "Q_off before", "Q_off after", "TD_off after"]
+    text = (
+        f"Point maze; offline data under a wall of {LOW_WALL} ({OFFLINE_UPDATES} updates), "
+        f"{ONLINE_STEPS} steps of fine-tuning under a higher one with {UTD} critic updates per "
+        f"step; WSRL warms up for 1000 of them. {_about(walls, passed)} 40 evaluation episodes "
+        "each. Q_off and TD_off are measured on 256 fixed offline transitions. Episodes of WSRL's "
+        "warm-up that succeeded, by seed: "
+        f"{', '.join(f'{_warmup_success(j):.0%}' for j in arms['WSRL'])}."
+    )
+    curves = {a: [curve(j.directory, Q_OFF) for j in js] for a, js in arms.items()}
+    figure = compare(curves, ylabel="mean Q on fixed offline batch")
+    learning = {a: [curve(j.directory) for j in js] for a, js in arms.items()}
+    return [
+        Section(
+            "Maze: does the critic survive?",
+            text,
+            columns,
+            rows,
+            (figure, "maze-q"),
+            _maze_gates(before, after),
+        ),
+        Section("Maze: success", figure=(compare(learning, rate=True), "maze-success")),
+    ]
 
-    def values(metric: str) -> dict[str, np.ndarray]:
-        return {a: np.array([final(j.directory, metric) for j in js]) for a, js in arms.items()}
 
-    def starts(metric: str) -> dict[str, np.ndarray]:
-        return {a: np.array([start(m, s)[metric] for s in chosen]) for a, m in names.items()}
-
-    td, q, success = values("probe/offline_td"), values("probe/offline_q"), values("eval/success")
-    q0, success0 = starts("probe/offline_q"), starts("eval/success")
-    drop = {arm: q0[arm] - q[arm] for arm in arms}
-    cal = "Cal-QL, no retention"
-    ratio = np.median(td[cal]) / np.median(td["WSRL"])
-    best = max(success[a].mean() for a in arms if a != "WSRL")
-    gates = [
+def _maze_gates(before: dict[str, dict], after: dict[str, dict]) -> list[Gate]:
+    """What section 7 (b) of the specification asks for."""
+    td = {arm: values["td"] for arm, values in after.items()}
+    drop = {arm: before[arm]["q"] - after[arm]["q"] for arm in after}
+    mean = {arm: values["success"].mean() for arm, values in after.items()}
+    ratio = np.median(td[CAL]) / np.median(td["WSRL"])
+    best = max(rate for arm, rate in mean.items() if arm != "WSRL")
+    start = before["WSRL"]["success"].mean()
+    return [
         Gate(
             "median TD error on offline data: Cal-QL without retention at least 10 x WSRL's",
-            f"{np.median(td[cal]):.2f} / {np.median(td['WSRL']):.2f} = {ratio:.1f}",
+            f"{np.median(td[CAL]):.2f} / {np.median(td['WSRL']):.2f} = {ratio:.1f}",
             bool(ratio >= 10),
         ),
         Gate(
             "larger in every seed",
-            f"{int((td[cal] > td['WSRL']).sum())} of {seeds}",
-            bool((td[cal] > td["WSRL"]).all()),
+            f"{int((td[CAL] > td['WSRL']).sum())} of {len(td[CAL])}",
+            bool((td[CAL] > td["WSRL"]).all()),
         ),
         Gate(
             "Q on offline data falls by at least 5 without retention",
-            f"{np.median(drop[cal]):.1f} (median)",
-            bool(np.median(drop[cal]) >= 5),
+            f"{np.median(drop[CAL]):.1f} (median)",
+            bool(np.median(drop[CAL]) >= 5),
         ),
         Gate(
             "and by at most 2 with WSRL",
@@ -148,92 +126,59 @@ def maze(seeds: int, jobs: int) -> list[Section]:
         ),
         Gate(
             "success of WSRL at least that of every baseline without retention",
-            f"{success['WSRL'].mean():.2f} against {best:.2f}",
-            bool(success["WSRL"].mean() >= best),
+            f"{mean['WSRL']:.2f} against {best:.2f}",
+            bool(mean["WSRL"] >= best),
         ),
         Gate(
             "and at least 0.3 above where it started",
-            f"{success0['WSRL'].mean():.2f} -> {success['WSRL'].mean():.2f}",
-            bool(success["WSRL"].mean() >= success0["WSRL"].mean() + 0.3),
+            f"{start:.2f} -> {mean['WSRL']:.2f}",
+            bool(mean["WSRL"] >= start + 0.3),
         ),
     ]
-    rows = [
-        [
-            arm,
-            f"{success0[arm].mean():.2f}",
-            f"{success[arm].mean():.2f}",
-            _list(q0[arm]),
-            _list(q[arm]),
-            _list(td[arm], 2),
-        ]
-        for arm in arms
-    ]
-    columns = ["arm", "success before", "after", "Q_off before", "Q_off after", "TD_off after"]
-    text = (
-        f"Point maze; offline data under a wall of 2.6 ({OFFLINE_UPDATES} updates), fine-tuning "
-        f"under 3.2 for {ONLINE_STEPS} steps, {UTD} critic updates per step; WSRL warms up for "
-        f"1000 of them. Seeds 0 to {seeds - 1}, 40 evaluation episodes each. Q_off and TD_off are "
-        "measured on 256 fixed offline transitions. Episodes of WSRL's warm-up that succeeded, by "
-        f"seed: {', '.join(f'{_warmup_success(j):.0%}' for j in arms['WSRL'])} (the "
-        "setting is meant to have 5 to 50 %)."
-    )
-    curves = {a: [curve(j.directory, "probe/offline_q") for j in js] for a, js in arms.items()}
-    figure = compare(curves, ylabel="mean Q on fixed offline batch")
-    success_figure = compare(
-        {a: [curve(j.directory) for j in js] for a, js in arms.items()}, rate=True
-    )
-    return [
-        Section("Maze: does the critic survive?", text, columns, rows, (figure, "maze-q"), gates),
-        Section("Maze: success", figure=(success_figure, "maze-success")),
-    ]
-
-
-def sampled_success(seed: int, episodes: int = 60) -> dict[float, float]:
-    """Success of the sampled pre-trained policy by height of the wall."""
-    policy, settings = load_policy(pretraining("calql", seed).directory, deterministic=False)
-    rates = {}
-    for wall in WALLS:
-        env = envs.make("maze/point-v0", **(settings.train.env_args | {"wall_height": wall}))
-        rates[wall] = Evaluator(env, episodes, seed=1)(policy).success
-    return rates
 
 
 def warmup(seeds: int, jobs: int) -> list[Section]:
-    """Experiment (c): the warm-up, where the frozen policy succeeds in 10 to 50 % of episodes.
-
-    The wall is chosen per seed, before any fine-tuning, so that success is nearest 25 %; a seed for
-    which no wall brings it into the range is passed over and named.
-    """
-    walls: dict[int, float] = {}
-    passed: list[int] = []
-    candidate = 0
-    while len(walls) < seeds:
-        batch = list(range(candidate, candidate + seeds - len(walls)))
-        run_all([pretraining("calql", s) for s in batch], jobs, "warm-up: pre-training")
-        for seed in batch:
-            rates = sampled_success(seed)
-            wall = min(rates, key=lambda w: abs(rates[w] - AIM))
-            if ADMISSIBLE[0] <= rates[wall] <= ADMISSIBLE[1]:
-                walls[seed] = wall
-            else:
-                passed.append(seed)
-        candidate += len(batch)
-    arms: dict[str, list[Job]] = {"K = 1000": [], "K = 64": []}
-    for seed, wall in walls.items():
-        height = f"env_args.wall_height={wall}"
-        arms["K = 1000"].append(wsrl("warmup", seed, 1000, height))
-        arms["K = 64"].append(wsrl("no-warmup", seed, 64, height))
+    """Experiment (c): the warm-up, where the frozen policy succeeds in 10 to 50 % of episodes."""
+    walls, passed = calibrated_walls(seeds, jobs)
+    short = "method.start_rows=64"
+    arms = {
+        "K = 1000": [wsrl("wsrl", s, 1000, wall) for s, wall in walls.items()],
+        "K = 64": [wsrl("no-warmup", s, 64, wall, short) for s, wall in walls.items()],
+    }
     run_all([j for js in arms.values() for j in js], jobs, "warm-up: fine-tuning")
-    q0 = np.array([start("calql", s)["probe/offline_q"] for s in walls])
+    start = _each([pretraining("calql", s) for s in walls], Q_OFF)
     dip = {
-        arm: np.maximum(0, q0 - [curve(j.directory, "probe/offline_q")[:, 1].min() for j in js])
+        arm: np.maximum(0, start - [curve(j.directory, Q_OFF)[:, 1].min() for j in js])
         for arm, js in arms.items()
     }
     met = [_warmup_success(j) for j in arms["K = 1000"]]
-    success = {arm: [final(j.directory) for j in js] for arm, js in arms.items()}
-    with_, without = dip["K = 1000"], dip["K = 64"]
+    done = {arm: _each(js, "eval/success") for arm, js in arms.items()}
+    text = (
+        "The same pre-trained agent, fine-tuned with a warm-up of 1000 steps and of 64 (updates "
+        f"then begin, on batches drawn from what is there). {_about(walls, passed)} The dip is how "
+        "far Q on the offline probe falls below its start at its deepest."
+    )
+    rows = [
+        [
+            seed,
+            wall,
+            f"{met[i]:.0%}",
+            *(f"{values[i]:.2f}" for values in dip.values()),
+            *(f"{values[i]:.2f}" for values in done.values()),
+        ]
+        for i, (seed, wall) in enumerate(walls.items())
+    ]
+    columns = ["seed", "wall", "success in warm-up"]
+    columns += [f"{what}, {arm}" for what in ("dip", "success") for arm in arms]
+    figure = strip({a: v.tolist() for a, v in dip.items()}, ylabel="dip of Q_off")
+    gates = _warmup_gates(met, dip["K = 1000"], dip["K = 64"])
+    return [Section("Warm-up ablation", text, columns, rows, (figure, "warmup"), gates)]
+
+
+def _warmup_gates(met: list[float], with_: np.ndarray, without: np.ndarray) -> list[Gate]:
+    """What section 7 (c) of the specification asks for."""
     low, high = bootstrap_mean(without - with_)
-    gates = [
+    return [
         Gate(
             "warm-up episodes succeed in 10 to 50 % of cases, on average over seeds",
             f"{np.mean(met):.0%} (seeds {min(met):.0%} to {max(met):.0%})",
@@ -255,42 +200,25 @@ def warmup(seeds: int, jobs: int) -> list[Section]:
             bool(low > 0),
         ),
     ]
-    text = (
-        "The same pre-trained agent, fine-tuned with a warm-up of 1000 steps and of 64 (updates "
-        "then begin once one batch of 256 rows is there). The wall of each seed was set before "
-        f"fine-tuning to bring the frozen policy's success near 25 %; {len(walls)} seeds"
-        + (f", {len(passed)} passed over ({', '.join(map(str, passed))})" if passed else "")
-        + ". The dip is how far Q on the offline probe falls below its start at its deepest."
+
+
+def _about(walls: dict[int, float], passed: list[int]) -> str:
+    """Which seeds, under which walls."""
+    skipped = f"; passed over: {', '.join(map(str, passed))}" if passed else ""
+    return (
+        "The wall of each seed was set before any fine-tuning so that the sampled Cal-QL policy "
+        "succeeds in about a quarter of the episodes (seed: wall "
+        f"{', '.join(f'{s}: {w:g}' for s, w in walls.items())}{skipped})."
     )
-    rows = [
-        [
-            seed,
-            wall,
-            f"{met[i]:.0%}",
-            f"{with_[i]:.2f}",
-            f"{without[i]:.2f}",
-            f"{success['K = 1000'][i]:.2f}",
-            f"{success['K = 64'][i]:.2f}",
-        ]
-        for i, (seed, wall) in enumerate(walls.items())
-    ]
-    columns = [
-        "seed",
-        "wall",
-        "success in warm-up",
-        "dip, K = 1000",
-        "dip, K = 64",
-        "success, K = 1000",
-        "success, K = 64",
-    ]
-    figure = strip({a: v.tolist() for a, v in dip.items()}, ylabel="dip of Q_off")
-    return [Section("Warm-up ablation", text, columns, rows, (figure, "warmup"), gates)]
+
+
+def _each(jobs: Sequence[Job], metric: str) -> np.ndarray:
+    """The last value of a metric in each run."""
+    return np.array([final(j.directory, metric) for j in jobs])
 
 
 def _warmup_success(job: Job) -> float:
     """Share of warm-up episodes that succeeded."""
-    from embodied.core.log import read_log
-
     lines = [e for e in read_log(job.directory, "train") if e["phase"] == "warmup"]
     done = np.diff([0, *(e["counters"]["episodes"] for e in lines)])
     rates = [e["metrics"].get("episode/success", 0.0) for e in lines]

@@ -290,7 +290,7 @@ def spoil(function, value, at):
 
 
 @pytest.mark.parametrize("value", BAD)
-@pytest.mark.parametrize("loss", ["td_gradient", "cql_gap_gradient", "actor_loss"])
+@pytest.mark.parametrize("loss", ["td_loss", "td_gradient", "cql_gap_gradient", "actor_loss"])
 @pytest.mark.parametrize(
     "at", [0, 1]
 )  # of the two critic slices; the actor has one loss per update
@@ -306,7 +306,8 @@ def test_bad_loss_is_skipped(tmp_path, monkeypatch, loss, value, at):
         assert all_finite(learner)
     assert trainer.faults.skipped == 1
     (line,) = fault_lines(tmp_path)
-    assert line.startswith("update skipped: loss")
+    what = "gradient" if loss == "td_gradient" else "loss"
+    assert line.startswith(f"update skipped: {what}")
 
 
 @pytest.mark.parametrize("value", BAD)
