@@ -120,7 +120,7 @@ class ConservativeConfig:
     """The regulariser of CQL and Cal-QL.
 
     Attributes:
-        weight: alpha on the gap (5 for locomotion, 1 for Adroit).
+        weight: alpha on the gap (5 for locomotion, 1 for Adroit); 0 leaves plain SAC.
         actions: n uniform, n current-policy and n next-policy actions are compared.
         softmax_temperature: T of the log-sum-exp.
         calibrated: clamp policy actions from below at the Monte-Carlo return (Cal-QL).
@@ -141,6 +141,11 @@ class ConservativeConfig:
     subset: int = 0
     lagrange_threshold: float | None = None
     lagrange_lr: float = 3e-4
+
+    @property
+    def active(self) -> bool:
+        """Whether it has any weight."""
+        return self.weight != 0 or self.lagrange_threshold is not None
 
 
 class _Value(torch.autograd.Function):
@@ -176,7 +181,8 @@ class ActorCritic:
         conservative: ConservativeConfig | None = None,
         stream: str = "learner",
     ) -> None:
-        self.config, self.conservative = config, conservative
+        self.config = config
+        self.conservative = conservative if conservative and conservative.active else None
         self.device = torch.device(task.device)
         keep_freed_memory()
         obs_dim, act_dim = task.observation_dim, task.action_dim
@@ -205,7 +211,7 @@ class ActorCritic:
         self.critic_optimizer = Adam("critic", [self.critic.weight], config.critic_lr)
         self.temperature_optimizer = Adam("temperature", [self._temperature], config.temperature_lr)
         self._multiplier = self._multiplier_optimizer = None
-        if conservative is not None and conservative.lagrange_threshold is not None:
+        if conservative and conservative.lagrange_threshold is not None:
             self._multiplier = _positive(1.0, self.device)
             self._multiplier_optimizer = Adam(
                 "cql multiplier", [self._multiplier], conservative.lagrange_lr

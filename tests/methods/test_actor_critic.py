@@ -171,18 +171,13 @@ def test_time_outs_bootstrap_and_terminations_do_not():
     assert not torch.isclose(y[::2], batch["reward"][::2]).any()
 
 
-def test_a_regulariser_of_weight_zero_is_sac():
-    plain, batch = make(), tiny.batch(4)
-    zero = make(ConservativeConfig(weight=0.0, actions=3))
-    for learner in (plain, zero):
-        learner.critic_step(batch)
-    for name in ("actor", "critic", "critic_optimizer", "target", "temperature"):
-        torch.testing.assert_close(state(plain)[name], state(zero)[name])
-    zero.noise.set_state(plain.noise.get_state())  # which drew the regulariser's actions too
-    for learner in (plain, zero):
-        learner.actor_step(batch)
-    for name in state(plain):
-        torch.testing.assert_close(state(plain)[name], state(zero)[name])
+def test_a_regulariser_of_weight_zero_is_sac_to_the_bit():
+    plain, zero = make(), make(ConservativeConfig(weight=0.0, actions=3))
+    for _ in range(3):
+        for learner in (plain, zero):
+            learner.critic_step(tiny.batch(4))
+            learner.actor_step(tiny.batch(4))
+    assert tiny.equal(state(plain), state(zero))
 
 
 def test_the_critic_step_moves_no_actor_parameter():

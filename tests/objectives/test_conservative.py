@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from embodied.objectives.conservative import calibrate, cql_gap, lagrange_loss
+from embodied.objectives.conservative import (
+    calibrate,
+    cql_gap,
+    cql_gap_gradient,
+    lagrange_loss,
+)
 
 DENSITY = [[math.log(0.5), -0.5, -1.2]]
 RETURN = -0.8
@@ -130,6 +135,16 @@ def test_rows_and_members_do_not_mix():
     torch.testing.assert_close(
         whole[1:], cql_gap(calibrate(sampled[1:], bound, 2), data[1:], density)
     )
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_closed_gradient_is_that_of_autograd(weights, temperature):
+    sampled, data, density = random_values()
+    density = density if weights else None
+    gap_, d_sampled, d_data = cql_gap_gradient(sampled, data, density, temperature)
+    expected = torch.autograd.grad(gap_.sum(), (sampled, data))
+    torch.testing.assert_close((d_sampled, d_data), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("weights", [True, False])
