@@ -23,12 +23,12 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
-from embodied.agents.actor_critic import UPDATES, ActorCritic, ActorCriticConfig
+from embodied.agents.actor_critic import UPDATES, ActorCritic
+from embodied.agents.from_scratch import FromScratchConfig, from_scratch
 from embodied.agents.offline_online import PROBE_ROWS
 from embodied.core.collector import UniformPolicy
-from embodied.core.phase import Phase, Recipe, Until
+from embodied.core.phase import Recipe
 from embodied.core.registry import register
 from embodied.core.sources import MixSource
 from embodied.core.task import RobotTask
@@ -36,16 +36,12 @@ from embodied.core.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLPDConfig(ActorCriticConfig):
+class RLPDConfig(FromScratchConfig):
     """RLPD; defaults of the authors' sac_learner.py and train_finetuning.py.
 
     Attributes:
-        online_steps: environment steps, the first random ones included.
-        random_steps: steps before the first update.
-        policy_first: act with the untrained policy in these steps instead of uniformly.
+        policy_first: act with the untrained policy before the first update, instead of uniformly.
         offline_ratio: share of offline rows in every batch.
-        capacity: rows of the replay buffer.
-        eval_every: environment steps between evaluations; 0 evaluates at phase ends only.
     """
 
     members: int = 10
@@ -55,21 +51,9 @@ class RLPDConfig(ActorCriticConfig):
     actor_rows: str = "last"
     critic_layer_norm: bool = True
     target_entropy_per_dim: float = -0.5
-    entropy_backup: bool = True
     online_steps: int = 250_000
-    random_steps: int = 5_000
     policy_first: bool = False
     offline_ratio: float = 0.5
-    capacity: int = 1_000_000
-    eval_every: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.online_steps <= self.random_steps:
-            raise ValueError(
-                f"online_steps ({self.online_steps}) includes the random steps and must exceed "
-                f"random_steps ({self.random_steps})"
-            )
 
 
 def build(config: RLPDConfig, task: RobotTask) -> ActorCritic:
@@ -79,9 +63,7 @@ def build(config: RLPDConfig, task: RobotTask) -> ActorCritic:
 
 def recipe(config: RLPDConfig, task: RobotTask) -> Recipe:
     """Fill the buffer a little, then train on half online, half offline rows."""
-    learner, collector = build(config, task), task.environments()
-    replay = task.replay(min(config.capacity, config.online_steps))
-    offline = task.offline()
+    replay, offline = task.replay(min(config.capacity, config.online_steps)), task.offline()
     mixed = MixSource(replay, offline, config.offline_ratio)
     uniform = UniformPolicy(task.action_dim, task.streams.numpy("rlpd/random"))
 
@@ -89,28 +71,14 @@ def recipe(config: RLPDConfig, task: RobotTask) -> Recipe:
         if "offline" not in trainer.probes:
             trainer.set_probe("offline", offline.next(PROBE_ROWS))
 
-    random = Phase(
-        "random",
-        learner,
+    return from_scratch(
+        config,
+        task,
+        build(config, task),
         mixed,
-        Until("env_steps", config.random_steps),
-        collector=collector,
-        updates_per_step=Fraction(0),
-        policy=None if config.policy_first else uniform,
+        first=None if config.policy_first else uniform,
         on_enter=probe_offline,
-        eval_at_end=False,
     )
-    online = Phase(
-        "online",
-        learner,
-        mixed,
-        Until("env_steps", config.online_steps - config.random_steps),
-        collector=collector,
-        start_rows=1,
-        on_enter=probe_offline,
-        eval_every=config.eval_every,
-    )
-    return Recipe([random, online] if config.random_steps else [online])
 
 
 register(

@@ -27,38 +27,18 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
-from embodied.agents.actor_critic import UPDATES, ActorCritic, ActorCriticConfig
+from embodied.agents.actor_critic import UPDATES, ActorCritic
+from embodied.agents.from_scratch import FromScratchConfig, from_scratch
 from embodied.core.collector import UniformPolicy
-from embodied.core.phase import Phase, Recipe, Until
+from embodied.core.phase import Recipe
 from embodied.core.registry import register
 from embodied.core.task import RobotTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig(ActorCriticConfig):
-    """SAC from scratch. For REDQ: members=10 subset=2 utd=20 actor_reduce=mean actor_rows=last.
-
-    Attributes:
-        online_steps: environment steps, random ones included.
-        random_steps: uniform random actions first, without updates (5000 in REDQ, 10000 in SAC).
-        capacity: rows of the replay buffer.
-        eval_every: environment steps between evaluations; 0 evaluates at phase ends only.
-    """
-
-    online_steps: int = 100_000
-    random_steps: int = 5_000
-    capacity: int = 1_000_000
-    eval_every: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.online_steps <= self.random_steps:
-            raise ValueError(
-                f"online_steps ({self.online_steps}) includes the random steps and must exceed "
-                f"random_steps ({self.random_steps})"
-            )
+class SACConfig(FromScratchConfig):
+    """SAC from scratch. For REDQ: members=10 subset=2 utd=20 actor_reduce=mean actor_rows=last."""
 
 
 def build(config: SACConfig, task: RobotTask) -> ActorCritic:
@@ -68,28 +48,9 @@ def build(config: SACConfig, task: RobotTask) -> ActorCritic:
 
 def recipe(config: SACConfig, task: RobotTask) -> Recipe:
     """Random actions, then online training."""
-    learner, collector = build(config, task), task.environments()
     replay = task.replay(min(config.capacity, config.online_steps))
     uniform = UniformPolicy(task.action_dim, task.streams.numpy("sac/random"))
-    random = Phase(
-        "random",
-        learner,
-        replay,
-        Until("env_steps", config.random_steps),
-        collector=collector,
-        updates_per_step=Fraction(0),
-        policy=uniform,
-        eval_at_end=False,
-    )
-    online = Phase(
-        "online",
-        learner,
-        replay,
-        Until("env_steps", config.online_steps - config.random_steps),
-        collector=collector,
-        eval_every=config.eval_every,
-    )
-    return Recipe([random, online] if config.random_steps else [online])
+    return from_scratch(config, task, build(config, task), replay, first=uniform)
 
 
 register(

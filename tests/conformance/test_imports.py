@@ -16,6 +16,7 @@ SHARED = {
     "acting",
     "actor_critic",
     "critic_losses",
+    "from_scratch",
     "offline_online",
 }  # files of methods that are no method
 SIMULATORS = ("mujoco", "metaworld", "dm_control", "robosuite", "libero", "robomimic")
