@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except _foreign_user_errors() as error:
         _say(str(error), error=True)
-        return 2
+        return getattr(error, "exit_code", 2)
     except ImportError as error:
         _say(_missing_package(error), error=True)
         return 2

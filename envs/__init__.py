@@ -20,7 +20,8 @@ from typing import Any
 from envs.base import EnvsError, MissingExtra, RenderError, SimEnv, UnknownTask
 from envs.registry import describe, make, register_gymnasium, tasks
 from envs.scripted import Expert, NoisyExpert, expert
-from envs.vector import WorkerError, make_vec
+from envs.vector import make_vec
+from envs.workers import WorkerError
 
 register_gymnasium()
 

@@ -4,28 +4,21 @@ Nothing resets by itself: after `terminated` or `truncated` the caller resets th
 `reset(seed=[...], options={"reset_mask": mask})`, so seeds and last observations stay its own.
 """
 
-import contextlib
 import functools
-import multiprocessing
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.base import EnvsError
+from envs.base import SimEnv
 from envs.registry import make
-
-
-class WorkerError(EnvsError, RuntimeError):
-    """A worker process died or did not answer in time; the vector environment is closed."""
+from envs.workers import WorkerError, Workers
 
 
 def make_vec(
-    env_id: str, num: int, *, mode: str = "sync", timeout: float = 60.0, **kwargs: Any
+    env_id: str, num: int, *, mode: str = "sync", timeout: float = 30.0, **kwargs: Any
 ) -> VectorEnv:
     """Makes `num` copies of an environment; both modes give the same trajectories.
 
@@ -34,40 +27,72 @@ def make_vec(
         num: number of copies.
         mode: "sync", all in this process, or "async", one process each. The processes are started
             by a server process, so a script needs the `if __name__ == "__main__":` guard.
-        timeout: seconds an asynchronous call may take before `WorkerError`.
+        timeout: seconds a worker process may take to answer before it is replaced.
         **kwargs: options of `envs.make`.
 
     Returns:
         A vector environment without automatic resets. `step` takes `float32[num, action_dim]` and
         returns fresh arrays; `infos["success"]` is `bool[num]`. `get_state` and `set_state` handle
-        lists with one state per copy.
+        lists with one state per copy. A worker that dies, hangs or raises is replaced and the
+        others go on: its episode ends as truncated, with reward 0, the last observation and a True
+        in `infos["broken"]` (absent otherwise), and must not be learnt from.
 
     Raises:
         ValueError: `num` or `mode` is wrong.
     """
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
+    one = functools.partial(make, env_id, **kwargs)
     if mode == "sync":
-        return SyncVector(env_id, num, **kwargs)
+        return SyncVector(one, num)
     if mode == "async":
-        return AsyncVector(env_id, num, timeout=timeout, **kwargs)
+        return AsyncVector(one, num, timeout=timeout)
     raise ValueError(f'mode must be "sync" or "async", got {mode!r}')
 
 
-class SyncVector(VectorEnv):
+class _Vector(VectorEnv):
+    """What both kinds share: spaces and the arguments of `reset` and `step`."""
+
+    def __init__(self, one: SimEnv, num: int) -> None:
+        self.num_envs = num
+        self.identity = one.identity
+        self.render_mode = one.render_mode
+        self.metadata = {**one.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+        self.single_observation_space = one.observation_space
+        self.single_action_space = one.action_space
+        self.observation_space = batch_space(one.observation_space, num)
+        self.action_space = batch_space(one.action_space, num)
+
+    def _seeds(self, seed: Any, options: dict[str, Any] | None) -> dict[int, int | None]:
+        """Which environments to reset, with which seed each."""
+        seeds = seed
+        if seed is None or isinstance(seed, int | np.integer):
+            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"got {len(seeds)} seeds for {self.num_envs} environments")
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(
+                f"reset_mask must be bool[{self.num_envs}] with at least one True, got {mask}"
+            )
+        return {i: seeds[i] for i in np.flatnonzero(mask).tolist()}
+
+    def _check_actions(self, actions: np.ndarray) -> None:
+        if len(actions) != self.num_envs:
+            raise ValueError(f"got {len(actions)} actions for {self.num_envs} environments")
+        if np.shape(actions) != self.action_space.shape or not np.isfinite(actions).all():
+            raise ValueError(
+                f"{self.identity['id']}: actions must be finite and {self.action_space.shape}, got "
+                f"{np.shape(actions)}: {np.asarray(actions).tolist()}"
+            )
+
+
+class SyncVector(_Vector):
     """Environments stepped one after another in this process."""
 
-    def __init__(self, env_id: str, num: int, **kwargs: Any) -> None:
-        self.envs = [make(env_id, **kwargs) for _ in range(num)]
-        first = self.envs[0]
-        self.num_envs = num
-        self.identity = first.identity
-        self.render_mode = first.render_mode
-        self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.DISABLED}
-        self.single_observation_space = first.observation_space
-        self.single_action_space = first.action_space
-        self.observation_space = batch_space(first.observation_space, num)
-        self.action_space = batch_space(first.action_space, num)
+    def __init__(self, make_one: Callable[[], SimEnv], num: int) -> None:
+        self.envs = [make_one() for _ in range(num)]
+        super().__init__(self.envs[0], num)
         self._observations = np.zeros(
             self.observation_space.shape, self.single_observation_space.dtype
         )
@@ -87,19 +112,9 @@ class SyncVector(VectorEnv):
         Returns:
             Observations of all environments, and infos with a mask `_key` beside each key.
         """
-        seeds = seed
-        if seed is None or isinstance(seed, int | np.integer):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"got {len(seeds)} seeds for {self.num_envs} environments")
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
-            raise ValueError(
-                f"reset_mask must be bool[{self.num_envs}] with at least one True, got {mask}"
-            )
         infos: dict[str, Any] = {}
-        for i in np.flatnonzero(mask):
-            self._observations[i], info = self.envs[i].reset(seed=seeds[i])
+        for i, one in self._seeds(seed, options).items():
+            self._observations[i], info = self.envs[i].reset(seed=one)
             infos = self._add_info(infos, info, i)
         return self._observations.copy(), infos
 
@@ -107,8 +122,7 @@ class SyncVector(VectorEnv):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all environments with `actions: [num, action_dim]`."""
-        if len(actions) != self.num_envs:
-            raise ValueError(f"got {len(actions)} actions for {self.num_envs} environments")
+        self._check_actions(actions)
         rewards = np.empty(self.num_envs)
         terminated, truncated = np.empty((2, self.num_envs), bool)
         each = []
@@ -147,36 +161,17 @@ class SyncVector(VectorEnv):
             env.close()
 
 
-class AsyncVector(AsyncVectorEnv):
-    """One process per environment, with time-outs on every call."""
+class AsyncVector(_Vector):
+    """One process per environment; see `envs.workers` for what happens to one that fails."""
 
-    def __init__(self, env_id: str, num: int, *, timeout: float = 60.0, **kwargs: Any) -> None:
-        probe = make(env_id, **kwargs)
-        self.identity = probe.identity
+    def __init__(self, make_one: Callable[[], SimEnv], num: int, *, timeout: float = 30.0) -> None:
+        probe = make_one()
+        super().__init__(probe, num)
         probe.close()
-        self.timeout = timeout
-        # With fork, a worker would inherit the other workers' pipe ends and outlive a killed
-        # parent; a GL context or a thread pool in this process would not survive it either.
-        super().__init__(
-            [functools.partial(make, env_id, **kwargs)] * num,
-            context="forkserver",
-            autoreset_mode=AutoresetMode.DISABLED,
-        )
-
-    @contextlib.contextmanager
-    def _guard(self, what: str) -> Iterator[None]:
-        """Turns a dead or silent worker into a `WorkerError`, with all workers stopped."""
-        try:
-            yield
-        except (multiprocessing.TimeoutError, EOFError, ConnectionError) as error:
-            silent = isinstance(error, multiprocessing.TimeoutError)
-            cause = f"no answer within {self.timeout} s" if silent else "a worker died"
-            self._state = AsyncState.DEFAULT
-            self.close(terminate=True)
-            raise WorkerError(
-                f"{what} of {self.identity['id']}: {cause}; all workers were stopped, make the "
-                "vector environment again and restore it with set_state"
-            ) from error
+        self.workers = Workers(make_one, self.identity["id"], self.observation_space, timeout)
+        self._over = np.ones(num, bool)
+        self._last_seed: list[int | None] = [None] * num
+        self._fresh = [0] * num  # replacements of each worker at its last reset
 
     def reset(
         self,
@@ -185,54 +180,72 @@ class AsyncVector(AsyncVectorEnv):
         options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Resets all environments, or those where `options["reset_mask"]` is true."""
-        with self._guard("reset"):
-            # gymnasium pops the mask out of the dict, so it gets a copy.
-            self.reset_async(seed=seed, options=dict(options) if options else None)
-            return self.reset_wait(timeout=self.timeout)
+        seeds = self._seeds(seed, options)
+        found: dict[int, dict[str, Any]] = {}
+        while waiting := [i for i in seeds if i not in found]:
+            commands = {i: ("reset", self._seed(i, seeds[i])) for i in waiting}
+            found |= self.workers.ask(commands)
+        infos: dict[str, Any] = {}
+        for i in seeds:
+            infos = self._add_info(infos, found[i], i)
+            self._over[i] = False
+        return self.workers.observations(), infos
+
+    def _seed(self, i: int, seed: int | None) -> int | None:
+        """The caller's; a replaced worker has no generator to go on with and gets a derived one."""
+        if seed is not None:
+            self._last_seed[i] = seed
+        elif self.workers.replaced[i] > self._fresh[i] and self._last_seed[i] is not None:
+            entropy = [self._last_seed[i], i, self.workers.replaced[i]]
+            seed = int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+        self._fresh[i] = self.workers.replaced[i]
+        return seed
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all environments with `actions: [num, action_dim]`."""
-        with self._guard("step"):
-            self.step_async(actions)
-            return self.step_wait(timeout=self.timeout)
+        self._check_actions(actions)
+        # the caller's mistakes, which in a worker would look like a broken environment
+        if self._over.any():
+            raise RuntimeError(f"{self.identity['id']}: an episode is over; call reset() first")
+        answers = self.workers.ask({i: ("step", action) for i, action in enumerate(actions)})
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        infos: dict[str, Any] = {}
+        for i in range(self.num_envs):
+            if i in answers:
+                rewards[i], terminated[i], truncated[i], info = answers[i]
+            else:
+                truncated[i], info = True, {"broken": True}
+            infos = self._add_info(infos, info, i)
+        self._over = terminated | truncated
+        return self.workers.observations(), rewards, terminated, truncated, infos
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Calls a method of every environment, or reads an attribute."""
-        with self._guard(name):
-            self.call_async(name, *args, **kwargs)
-            return self.call_wait(timeout=self.timeout)
+    def _call(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """A method of every environment, each with its own arguments."""
+        answers = self.workers.ask({i: ("call", (method, a)) for i, a in enumerate(arguments)})
+        if len(answers) < self.num_envs:
+            raise WorkerError(f"{method} is incomplete. {self.workers.faults[-1]}")
+        return [answers[i] for i in range(self.num_envs)]
 
     def state_observation(self) -> np.ndarray:
         """Returns the flat states `float32[num, state_dim]`, for experts in pixel environments."""
-        return np.stack(self.call("state_observation"))
+        return np.stack(self._call("state_observation", [()] * self.num_envs))
 
     def get_state(self) -> list[dict[str, Any]]:
         """Returns one state per environment."""
-        return list(self.call("get_state"))
+        return self._call("get_state", [()] * self.num_envs)
 
     def set_state(self, states: list[dict[str, Any]]) -> None:
         """Continues from states that `get_state` returned."""
-        with self._guard("set_state"):
-            # `call` sends everyone the same arguments; here each worker gets its own.
-            for pipe, state in zip(self.parent_pipes, states, strict=True):
-                pipe.send(("_call", ("set_state", (state,), {})))
-            self._state = AsyncState.WAITING_CALL
-            self.call_wait(timeout=self.timeout)
+        self._call("set_state", [(state,) for state in states])
+        self._over = np.array([bool(state["over"]) for state in states])
 
-    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Stops the workers: politely, and by force if they do not stop within `timeout`."""
-        deadline = time.monotonic() + (0.0 if terminate else timeout or self.timeout)
-        for pipe in self.parent_pipes:
-            if pipe is not None:  # gymnasium's mark for a worker that raised
-                with contextlib.suppress(ConnectionError):
-                    pipe.send(("close", None))
-        for process in self.processes:
-            process.join(max(deadline - time.monotonic(), 0.0))
-            if process.is_alive():
-                process.kill()  # a stopped process ignores gentler signals
-                process.join()
-        for pipe in self.parent_pipes:
-            if pipe is not None:
-                pipe.close()
+    def render(self) -> tuple[np.ndarray | None, ...]:
+        """Returns one image per environment."""
+        return tuple(self._call("render", [()] * self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stops the workers."""
+        self.workers.close()

@@ -17,7 +17,8 @@ class EnvCollector:
         envs: a gymnasium `VectorEnv` whose autoreset mode is DISABLED (`envs.make_vec`). If it has
             `get_state` and `set_state`, a checkpoint continues inside an episode; otherwise the
             weaker promise holds: a resume begins the next episode.
-        seeds: draws the seed of each episode; its state is part of the checkpoint.
+        seeds: draws the seed of each episode, one stream of its own per environment, so that an
+            episode that ends early in one does not change the others.
         scaling: applied to every observation before anybody sees it.
     """
 
@@ -28,7 +29,7 @@ class EnvCollector:
         scaling: ObservationScaling | None = None,
     ) -> None:
         self.envs = envs
-        self.seeds = seeds
+        self.seeds = [seeds, *seeds.spawn(envs.num_envs - 1)]
         self.scaling = scaling
         self._scaled = scaling or np.array
         n = envs.num_envs
@@ -46,7 +47,10 @@ class EnvCollector:
 
     def _reset(self, mask: np.ndarray) -> None:
         """Begin new episodes where mask [N] is set."""
-        seeds: list[int | None] = [int(self.seeds.integers(2**31)) if m else None for m in mask]
+        seeds = [
+            int(own.integers(2**31)) if masked else None
+            for own, masked in zip(self.seeds, mask, strict=True)
+        ]
         observation, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
         observation = self._scaled(observation)
         if self._observation is None:
@@ -62,7 +66,8 @@ class EnvCollector:
 
         Returns:
             A rollout [N, 1, ...]. `meta["episodes"]` lists the episodes that ended, as dicts of
-            stream, return, length and success.
+            stream, return, length and success; `meta["broken"]` is [N], true where an environment
+            failed and was replaced.
         """
         if self._needs_reset.any():
             self._reset(self._needs_reset.copy())
@@ -70,7 +75,8 @@ class EnvCollector:
         action = policy.act(observation)
         next_observation, reward, terminated, truncated, info = self.envs.step(action)
         next_observation = self._scaled(next_observation)
-        success = np.asarray(info.get("success", np.zeros(self.num_envs)), bool)
+        no = np.zeros(self.num_envs, bool)
+        success = np.asarray(info.get("success", no), bool)
         self._return += reward
         self._length += 1
         self._success |= success
@@ -93,7 +99,7 @@ class EnvCollector:
             next_observation=next_observation[:, None],
             terminated=np.asarray(terminated, bool)[:, None],
             truncated=np.asarray(truncated, bool)[:, None],
-            meta={"success": success, "episodes": episodes},
+            meta={"success": success, "episodes": episodes, "broken": info.get("broken", no)},
         )
 
     def abandon(self, streams: np.ndarray) -> None:
@@ -103,7 +109,7 @@ class EnvCollector:
     def state_dict(self) -> State:
         """Environments, current observations, running totals and the seed stream."""
         state: State = {
-            "seeds": self.seeds.bit_generator.state,
+            "seeds": [own.bit_generator.state for own in self.seeds],
             "needs_reset": self._needs_reset,
             "return": self._return,
             "length": self._length,
@@ -117,7 +123,8 @@ class EnvCollector:
 
     def load_state_dict(self, state: State) -> None:
         """Continue where the state was taken, or at the next episode if it holds no simulators."""
-        self.seeds.bit_generator.state = state["seeds"]
+        for own, saved in zip(self.seeds, state["seeds"], strict=True):
+            own.bit_generator.state = saved
         self._observation = state["observation"]
         self._needs_reset = np.array(state["needs_reset"])
         self.restarted = state["envs"] is None and self._observation is not None

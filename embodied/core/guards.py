@@ -74,15 +74,20 @@ def check_batch(batch: Mapping[str, torch.Tensor]) -> None:
             raise NonFinite(f"batch column {name!r}")
 
 
-def bad_streams(rollout: Rollout) -> np.ndarray:
-    """[B] bool: which stretches hold a non-finite observation, action or reward."""
+def bad_streams(rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+    """Which stretches may not be learnt from.
+
+    Returns:
+        Two [B] bool: those that hold a non-finite observation, action or reward, and those whose
+        environment failed, as the collector says in `meta["broken"]`.
+    """
     bad = np.zeros(len(rollout.reward), bool)
     columns = (rollout.observation, rollout.action, rollout.reward, rollout.next_observation)
     for column in columns:
         if column is not None and column.dtype.kind == "f" and not np.isfinite(column.sum()):
             finite = np.isfinite(column).reshape(len(column), -1)
             bad |= ~finite.all(axis=1)
-    return bad
+    return bad, np.asarray(rollout.meta.get("broken", np.zeros_like(bad)), bool)
 
 
 class BatchRecorder:

@@ -169,21 +169,21 @@ class Trainer(Position):
         try:
             rollout = phase.collector.collect(phase.policy or phase.learner.policy())
         except NonFinite as error:
-            everyone = np.ones(phase.collector.num_envs, bool)
-            phase.collector.abandon(everyone)
+            phase.collector.abandon(np.ones(phase.collector.num_envs, bool))
             self._forget(phase)
-            self._count_drops(len(everyone), str(error))
+            self._count_drops(phase.collector.num_envs, str(error))
             return
-        bad = bad_streams(rollout)
-        if bad.any():
-            rollout.meta["dropped"] = bad
-            phase.collector.abandon(bad)
+        bad, broken = bad_streams(rollout)
+        dropped = bad | broken
+        if dropped.any():
+            rollout.meta["dropped"] = dropped
+            phase.collector.abandon(dropped)
         if hasattr(phase.source, "add"):
             phase.source.add(rollout)
         self.counters.env_steps += rollout.steps
         self.counters.tokens += rollout.meta.get("tokens", 0)
         for episode in rollout.meta.get("episodes", ()):
-            if not bad[episode["stream"]]:
+            if not dropped[episode["stream"]]:
                 self.counters.episodes += 1
                 self._recent.append(episode["success"])
                 self.metrics.add({f"episode/{k}": v for k, v in episode.items() if k != "stream"})
@@ -194,6 +194,8 @@ class Trainer(Position):
             self.debt += phase.updates_per_step * rollout.steps
         if bad.any():
             self._count_drops(int(bad.sum()), "an observation or reward was not finite")
+        if broken.any():
+            self._write("fault", what=f"{broken.sum()} episode(s) dropped: an environment failed")
 
     @staticmethod
     def _forget(phase: Phase) -> None:
@@ -247,8 +249,7 @@ class Trainer(Position):
 
     def _write(self, kind: str, **fields: Any) -> None:
         phase = self.phase.name if self.phase else "done"
-        counters = asdict(self.counters)
-        self.log.write(kind, self.iteration, phase=phase, counters=counters, **fields)
+        self.log.write(kind, self.iteration, phase=phase, counters=asdict(self.counters), **fields)
 
     def save(self) -> Path | None:
         """Write a checkpoint. A failure is logged, and training goes on with the older one."""
