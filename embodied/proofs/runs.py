@@ -127,3 +127,10 @@ def curve(directory: Path, metric: str = "eval/success") -> np.ndarray:
 def final(directory: Path, metric: str = "eval/success") -> float:
     """The last value of a metric."""
     return float(curve(directory, metric)[-1, 1])
+
+
+def steps_to(job: Job, level: float) -> float:
+    """Environment steps until an evaluation reaches this success; infinite if none does."""
+    points = curve(job.directory)
+    reached = points[points[:, 1] >= level, 0]
+    return float(reached[0]) if len(reached) else np.inf
