@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embodied.assemble import Run
-    from embodied.core.evaluate import Evaluation
     from embodied.core.types import Policy
+    from embodied.evaluation import SuiteEvaluation
 
 __version__ = "0.1.0"
 
@@ -44,19 +44,28 @@ def load_policy(run: str | Path) -> Policy:
     Args:
         run: run directory.
     """
-    from embodied.evaluation import load_policy
+    from embodied.loading import load_policy
 
     return load_policy(run)[0]
 
 
-def evaluate(run: str | Path, episodes: int = 50, seed: int = 0) -> Evaluation:
+def evaluate(
+    run: str | Path,
+    episodes: int = 50,
+    seed: int = 0,
+    *,
+    suite: str | None = None,
+    workers: int = 1,
+) -> SuiteEvaluation:
     """Evaluate the policy of a run on fixed initial states and write the ledger into the run.
 
     Args:
         run: run directory.
-        episodes: how many initial states.
+        episodes: how many initial states per task.
         seed: chooses them.
+        suite: a suite or an environment id; the run's own task if None.
+        workers: processes; the result does not depend on it.
     """
     from embodied.evaluation import evaluate
 
-    return evaluate(run, episodes, seed)[0]
+    return evaluate(run, episodes, seed, suite=suite, workers=workers)[0]

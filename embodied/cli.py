@@ -132,7 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--settings", action="store_true", help="list every setting and leave")
     evaluate = add("eval", _eval, "Evaluate the policy of a run on fixed initial states.")
     evaluate.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="policy=RUN episodes=50 seed=0"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="policy=RUN suite=NAME_OR_TASK episodes=50 seed=0 workers=1",
+    )
+    evaluate.add_argument(
+        "--compare", nargs=2, metavar="LEDGER", help="may two results be compared, and how do they?"
     )
     collect = add("collect", _collect, "Record episodes of a task's scripted policy.")
     collect.add_argument(
@@ -255,7 +261,7 @@ def _list_settings(overrides: Sequence[str]) -> int:
 def _eval(arguments: argparse.Namespace) -> int:
     from embodied import evaluation
 
-    return evaluation.command(arguments.overrides)
+    return evaluation.command(arguments.overrides, arguments.compare)
 
 
 def _collect(arguments: argparse.Namespace) -> int:

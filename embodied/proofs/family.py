@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from embodied.core.stats import bootstrap_mean
-from embodied.evaluation import load_learner
+from embodied.loading import load_learner
 from embodied.proofs.maze import (
     CRITICS,
     ENTROPY,

@@ -10,7 +10,7 @@ import functools
 
 import envs
 from embodied.core.evaluate import Evaluator
-from embodied.evaluation import load_policy
+from embodied.loading import load_policy
 from embodied.proofs import RUNS
 from embodied.proofs.runs import Job, run_all
 

@@ -129,13 +129,13 @@ def _card(kind: str, line: EvaluationLine, text: str) -> str:
 def _reproduce(run: Run) -> str:
     info = run.info
     if not info:
-        return _section(
+        return section(
             "Reproduce",
             _note("This run has no run.json: its command, seed and versions were not recorded."),
         )
     rows = [("seed", info.get("seed")), ("threads", _threads(info))]
     command = f"<pre class=command>{escape(info.get('command', 'not recorded'))}</pre>"
-    return _section("Reproduce", command + _facts(rows))
+    return section("Reproduce", command + facts(rows))
 
 
 def _threads(info: Mapping[str, Any]) -> str:
@@ -146,7 +146,7 @@ def _threads(info: Mapping[str, Any]) -> str:
 def _learning_curve(run: Run) -> str:
     image = figures.learning_curve(run)
     if image is None:
-        return _section("Learning curve", _note("Nothing was evaluated or collected yet."))
+        return section("Learning curve", _note("Nothing was evaluated or collected yet."))
     caption = (
         "Success of the acting policy without exploration noise, from the same initial states "
         "every time; the band is the 95 % Wilson interval of each evaluation. The grey line is the "
@@ -154,7 +154,7 @@ def _learning_curve(run: Run) -> str:
     )
     if run.before is not None:
         caption += " Pre-training takes no environment steps: the diamond at the left is its end."
-    return _section("Learning curve", _figure(image, "Success rate over training", caption))
+    return section("Learning curve", _figure(image, "Success rate over training", caption))
 
 
 def _values(run: Run) -> str:
@@ -165,7 +165,7 @@ def _values(run: Run) -> str:
         "Mean Q over all critics, and TD error (logarithmic), on batches fixed at the start of "
         f"their phase. {SPIRAL}{_measured_spiral(run)}"
     )
-    return _section("Value estimates", _figure(image, "Q and TD error on fixed batches", caption))
+    return section("Value estimates", _figure(image, "Q and TD error on fixed batches", caption))
 
 
 def _measured_spiral(run: Run) -> str:
@@ -191,7 +191,7 @@ def _videos(run: Run) -> str:
         reason = folder / "unavailable.txt"
         why = reason.read_text(encoding="utf-8").strip() if reason.is_file() else ""
         text = f"No videos: {why}" if why else "This run has no videos."
-        return _section("Videos", _note(text))
+        return section("Videos", _note(text))
     names = {"before": "before fine-tuning", "after": "after training"}
     clips = "".join(
         f"<figure><video controls autoplay loop muted playsinline "
@@ -199,13 +199,13 @@ def _videos(run: Run) -> str:
         f'<figcaption class="{name}">{names[name]}</figcaption></figure>'
         for name, path in found
     )
-    return _section("Videos", f'<div class="videos">{clips}</div>')
+    return section("Videos", f'<div class="videos">{clips}</div>')
 
 
 def _evaluations(run: Run) -> str:
     evaluations = run.evaluations
     if not evaluations:
-        return _section("Evaluations", _note("This run has no evaluation."))
+        return section("Evaluations", _note("This run has no evaluation."))
     marks = [(run.before, "before"), (run.after, "after")] if run.before else []
     rows = []
     for e in evaluations:
@@ -222,7 +222,7 @@ def _evaluations(run: Run) -> str:
             ]
         )
     columns = ["phase", "env steps", "updates", "successes", "success", "95 % interval"]
-    return _section("Evaluations", _table([*columns, "mean return"], rows, text=1))
+    return section("Evaluations", table([*columns, "mean return"], rows, text=1))
 
 
 def _ledger(run: Run) -> str:
@@ -232,7 +232,7 @@ def _ledger(run: Run) -> str:
     if before is None:
         rows = [[str(e["index"]), _hash(e), *_outcome(e)] for e in after.ledger]
         columns = ["#", "initial state", "success", "return", "length"]
-        return _details(f"Last evaluation, {len(rows)} episodes", _table(columns, rows, text=2))
+        return _details(f"Last evaluation, {len(rows)} episodes", table(columns, rows, text=2))
     theirs = {e["index"]: e for e in before.ledger}
     pairs = [(theirs[e["index"]], e) for e in after.ledger if e["index"] in theirs]
     rows, classes = [], []
@@ -248,8 +248,8 @@ def _ledger(run: Run) -> str:
         f"Episode by episode: {gained} newly solved, {lost} no longer solved, "
         f"{len(pairs) - gained - lost} unchanged"
     )
-    episodes = _details(summary, _table(columns, rows, text=2, classes=classes))
-    return _section("Before and after", verdict + episodes)
+    episodes = _details(summary, table(columns, rows, text=2, classes=classes))
+    return section("Before and after", verdict + episodes)
 
 
 def _states_verdict(
@@ -294,8 +294,8 @@ def _faults(run: Run) -> str:
         [escape(e["phase"]), f"{e['counters']['env_steps']:,}", escape(str(e.get("what", "")))]
         for e in faults
     ]
-    return _section(
-        f"Faults ({len(faults)})", _table(["phase", "env steps", "what happened"], rows, text=3)
+    return section(
+        f"Faults ({len(faults)})", table(["phase", "env steps", "what happened"], rows, text=3)
     )
 
 
@@ -304,14 +304,14 @@ def _metrics(run: Run) -> str:
     if image is None:
         return ""
     caption = "Means between two log lines. Shading marks the phases, as in the learning curve."
-    return _section("Training metrics", _figure(image, "Training metrics", caption))
+    return section("Training metrics", _figure(image, "Training metrics", caption))
 
 
 def _settings(run: Run) -> str:
     if not run.config:
         return ""
     rows = [[f"<code>{escape(k)}</code>", escape(str(v))] for k, v in _flat(run.config)]
-    return _details(f"Settings ({len(rows)})", _table(["setting", "value"], rows, text=2))
+    return _details(f"Settings ({len(rows)})", table(["setting", "value"], rows, text=2))
 
 
 def _origin(run: Run) -> str:
@@ -326,7 +326,7 @@ def _origin(run: Run) -> str:
             ("frames", _count(data.get("frames"))),
             ("successful", None if success is None else percent(success)),
         ]
-        boxes.append(f"<div><h3>Dataset</h3>{_facts(rows)}</div>")
+        boxes.append(f"<div><h3>Dataset</h3>{facts(rows)}</div>")
     if info:
         rows = [
             *sorted(info.get("versions", {}).items()),
@@ -335,8 +335,8 @@ def _origin(run: Run) -> str:
             ("environment", info.get("env_hash")),
             ("started", info.get("started")),
         ]
-        boxes.append(f"<div><h3>Versions</h3>{_facts(rows)}</div>")
-    return _section("Origin", f'<div class="boxes">{"".join(boxes)}</div>') if boxes else ""
+        boxes.append(f"<div><h3>Versions</h3>{facts(rows)}</div>")
+    return section("Origin", f'<div class="boxes">{"".join(boxes)}</div>') if boxes else ""
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -347,7 +347,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A headed section; `content` is HTML."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
@@ -372,7 +373,8 @@ def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _facts(rows: Iterable[tuple[str, Any]]) -> str:
+def facts(rows: Iterable[tuple[str, Any]]) -> str:
+    """Names and values; None is left out."""
     items = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
         for name, value in rows
@@ -381,7 +383,7 @@ def _facts(rows: Iterable[tuple[str, Any]]) -> str:
     return f"<dl>{items}</dl>"
 
 
-def _table(
+def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,

@@ -16,7 +16,7 @@ from cli_runs import RUN, TINY
 from embodied.core.checkpoint import Checkpoints, digest
 from embodied.core.log import read_log
 from embodied.core.trainer import Trainer
-from embodied.evaluation import load_policy
+from embodied.loading import load_policy
 
 SHORT = ("method.offline_updates=5", "method.warmup_steps=5", "method.online_steps=8")
 
