@@ -1,0 +1,220 @@
+"""The package's Meta-World tasks with their slow helpers exchanged, the same to the bit.
+
+`lean_task` returns a task of metaworld 3.1 that makes the same simulator calls in the same order
+and computes the same observations and rewards, at a fraction of the Python. The 50 reward functions
+are the package's own code, untouched. Two things are exchanged below them:
+
+- `LeanSawyer` stands between a task's class and the package's `SawyerXYZEnv`. It overrides how an
+  observation is put together, how touching and caging are computed, and how names are looked up.
+- the names `Rotation`, `reward_utils`, `tolerance` and `np` in the module that defines the task.
+
+Both need classes and modules of our own, since other users of the package share its originals. So
+the task's module is executed a second time, outside `sys.modules`, and only that copy is changed.
+"""
+
+import functools
+import importlib.util
+import math
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import mujoco
+import numpy as np
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
+from metaworld.utils import reward_utils
+from scipy.spatial.transform import Rotation
+
+FINGERS = ("rightEndEffector", "leftEndEffector")
+
+
+class LeanSawyer(SawyerXYZEnv):
+    """Overrides the helpers that all tasks share. Each says what it leaves out and why it may."""
+
+    @functools.cached_property
+    def _views(self) -> SimpleNamespace:
+        """Views into the simulator's memory, which stays where it is as long as the model lives."""
+        body = functools.cache(lambda name: self.data.xpos[self.model.body(name).id])
+        site = functools.cache(lambda name: self.data.site_xpos[self.model.site(name).id])
+        geom = functools.cache(lambda name: self.model.geom(name).id)
+        return SimpleNamespace(
+            body=body,
+            site=site,
+            geom=geom,
+            hand=body("hand"),
+            claws=(body("rightclaw"), body("leftclaw")),
+            fingers=tuple(map(site, FINGERS)),
+            pads=(geom("leftpad_geom"), geom("rightpad_geom")),
+            mocap_pos=self.data.mocap_pos[0],
+            mocap_quat=self.data.mocap_quat[0],
+            ctrl=self.data.ctrl,
+        )
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Advances one control step with `action: float64[4]` in [-1, 1].
+
+        Left out: clipping the action and counting to the horizon, which `SimEnv` has done; placing
+        the target's site, which `mj_forward` computes again from the model before anyone reads it;
+        and the branch for a simulator exception, which nothing in the package raises.
+        """
+        views = self._views
+        position = views.mocap_pos + action[:3] * self.action_scale
+        np.minimum(np.maximum(position, self.mocap_low), self.mocap_high, out=views.mocap_pos)
+        views.mocap_quat[:] = (1.0, 0.0, 1.0, 0.0)
+        views.ctrl[0], views.ctrl[1] = action[3], -action[3]
+        mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
+        mujoco.mj_rnePostConstraint(self.model, self.data)
+        mujoco.mj_forward(self.model, self.data)
+        self.curr_path_length += 1
+        obs, space = self._get_obs(), self.sawyer_observation_space
+        np.minimum(np.maximum(obs, space.low, out=obs), space.high, out=obs)
+        reward, info = self.evaluate_state(obs, action)
+        return obs, reward, False, False, info
+
+    def _get_obs(self) -> np.ndarray:
+        current = self._get_curr_obs_combined_no_goal()
+        obs = np.empty(39)
+        obs[:18], obs[18:36] = current, self._prev_obs
+        obs[36:] = 0.0 if self._partially_observable else self._get_pos_goal()
+        self._prev_obs = current
+        return obs
+
+    def _get_curr_obs_combined_no_goal(self) -> np.ndarray:
+        right, left = self._views.claws
+        apart = norm(right - left) / 0.1
+        obs = np.zeros(4 + self._obs_obj_max_len)
+        obs[:3], obs[3] = self._views.hand, min(max(apart, 0.0), 1.0)
+        position, quaternion = self._get_pos_objects(), self._get_quat_objects()
+        for i in range(len(position) // 3):
+            at = 4 + 7 * i
+            obs[at : at + 3] = position[3 * i : 3 * i + 3]
+            obs[at + 3 : at + 7] = quaternion[4 * i : 4 * i + 4]
+        return obs
+
+    def get_body_com(self, body_name: str) -> np.ndarray:
+        """Returns the view of a body's position."""
+        return self._views.body(body_name)
+
+    def _get_site_pos(self, site_name: str) -> np.ndarray:
+        return self._views.site(site_name).copy()
+
+    @property
+    def tcp_center(self) -> np.ndarray:
+        """The point between the fingers."""
+        right, left = self._views.fingers
+        return (right + left) / 2.0
+
+    def touching_object(self, object_geom_id: int) -> bool:
+        """Tells whether both pads press on the object."""
+        contact = self.data.contact
+        pairs = contact.geom.tolist()
+        for pad in self._views.pads:
+            touching = ([pad, object_geom_id], [object_geom_id, pad])
+            rows = [i for i, pair in enumerate(pairs) if pair in touching]
+            if not sum(self.data.efc_force[contact.efc_address[rows]]) > 0:
+                return False
+        return True
+
+
+def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    """`np.linalg.norm`; for one vector of doubles by the same product, without the dispatch."""
+    plain = ord is None and axis is None and not keepdims
+    if plain and isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype == np.float64:
+        return np.float64(math.sqrt(x.dot(x)))
+    return np.linalg.norm(x, ord, axis, keepdims)
+
+
+def tolerance(
+    x: Any,
+    bounds: tuple[float, float] = (0.0, 0.0),
+    margin: float = 0.0,
+    sigmoid: str = "gaussian",
+    value_at_margin: float = 0.1,
+) -> Any:
+    """`reward_utils.tolerance`; for one number and the usual sigmoid in plain floats."""
+    lower, upper = bounds
+    scalar = isinstance(x, float) and lower <= upper and margin >= 0
+    if not (scalar and sigmoid == "long_tail" and value_at_margin == 0.1):
+        return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
+    x = float(x)
+    if lower <= x <= upper:
+        return 1.0
+    if margin == 0:
+        return 0.0
+    distance = (float(lower) - x if x < lower else x - float(upper)) / float(margin)
+    return 1 / ((distance * LONG_TAIL_SCALE) ** 2 + 1)
+
+
+LONG_TAIL_SCALE = math.sqrt(1 / 0.1 - 1)
+
+
+def from_matrix(matrix: np.ndarray) -> SimpleNamespace:
+    """Stands for `Rotation.from_matrix`: what it returns has `as_quat()`."""
+    return SimpleNamespace(as_quat=lambda: quaternion(matrix))
+
+
+def quaternion(matrix: np.ndarray) -> np.ndarray:
+    """Returns [x, y, z, w] of `matrix: float64[3, 3]` by scipy's formula, in plain floats.
+
+    As scipy: the largest of the diagonal and the trace decides which component is computed from a
+    sum and which from differences. A matrix that is not orthogonal is left to scipy.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    if not (
+        abs(a * a + b * b + c * c - 1) < 1e-6
+        and abs(d * d + e * e + f * f - 1) < 1e-6
+        and abs(g * g + h * h + i * i - 1) < 1e-6
+        and abs(a * d + b * e + c * f) < 1e-13
+        and abs(a * g + b * h + c * i) < 1e-13
+        and abs(d * g + e * h + f * i) < 1e-13
+    ):
+        return Rotation.from_matrix(matrix).as_quat()
+    trace = a + e + i
+    largest = max(a, e, i, trace)
+    if largest == a:
+        q = (1 - trace + 2 * a, d + b, g + c, h - f)
+    elif largest == e:
+        q = (b + d, 1 - trace + 2 * e, h + f, c - g)
+    elif largest == i:
+        q = (c + g, f + h, 1 - trace + 2 * i, d - b)
+    else:
+        q = (h - f, c - g, d - b, 1 + trace)
+    x, y, z, w = q
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    return np.array((x / length, y / length, z / length, w / length))
+
+
+def _with(namespace: Any, **names: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(namespace), **names})
+
+
+EXCHANGED = {
+    "np": _with(np, linalg=_with(np.linalg, norm=norm)),
+    "reward_utils": _with(reward_utils, tolerance=tolerance),
+    "tolerance": tolerance,
+    "Rotation": SimpleNamespace(from_matrix=from_matrix),
+}
+
+
+@functools.cache
+def _copy(name: str) -> ModuleType:
+    """Executes the module `name` once more, under no name that others could import."""
+    spec = importlib.util.find_spec(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module).update({key: value for key, value in EXCHANGED.items() if key in vars(module)})
+    return module
+
+
+@functools.cache
+def lean_task(task: str) -> type[LeanSawyer]:
+    """Returns the class of `task`, such as "door-open-v3", with the helpers above."""
+    package = ALL_V3_ENVIRONMENTS[task]
+    lean = getattr(_copy(package.__module__), package.__name__)
+    if lean.__bases__ != (SawyerXYZEnv,):
+        raise RuntimeError(
+            f"{package.__module__}.{package.__name__} derives from {lean.__bases__}, not from "
+            "SawyerXYZEnv; this version of metaworld is not supported, install metaworld 3.1.1"
+        )
+    lean.__bases__ = (LeanSawyer,)
+    return lean
