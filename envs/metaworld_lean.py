@@ -26,6 +26,11 @@ from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
 FINGERS = ("rightEndEffector", "leftEndEffector")
+DOWNWARD = np.array([1.0, 0.0, 1.0, 0.0])  # the package's orientation of the hand
+DOUBLE = np.dtype(np.float64)
+# Slopes at which the package's sigmoids fall to 0.1 at the margin.
+GAUSSIAN_SLOPE = float(np.sqrt(-2 * np.log(0.1)))
+LONG_TAIL_SLOPE = float(np.sqrt(1 / 0.1 - 1))
 
 
 class LeanSawyer(SawyerXYZEnv):
@@ -60,9 +65,9 @@ class LeanSawyer(SawyerXYZEnv):
         views = self._views
         position = views.mocap_pos + action[:3] * self.action_scale
         np.minimum(np.maximum(position, self.mocap_low), self.mocap_high, out=views.mocap_pos)
-        views.mocap_quat[:] = (1.0, 0.0, 1.0, 0.0)
+        views.mocap_quat[:] = DOWNWARD
         views.ctrl[0], views.ctrl[1] = action[3], -action[3]
-        mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
+        mujoco.mj_step(self.model, self.data, self.frame_skip)
         mujoco.mj_rnePostConstraint(self.model, self.data)
         mujoco.mj_forward(self.model, self.data)
         self.curr_path_length += 1
@@ -104,6 +109,41 @@ class LeanSawyer(SawyerXYZEnv):
         right, left = self._views.fingers
         return (right + left) / 2.0
 
+    def _gripper_caging_reward(
+        self,
+        action: np.ndarray,
+        obj_pos: np.ndarray,
+        obj_radius: float,
+        pad_success_thresh: float,
+        object_reach_radius: float,
+        xz_thresh: float,
+        desired_gripper_effort: float = 1.0,
+        high_density: bool = False,
+        medium_density: bool = False,
+    ) -> float:
+        """The package's formula, number by number instead of in arrays of two."""
+        product = reward_utils.hamacher_product
+        start, tcp, tcp_start = self.obj_init_pos, self.tcp_center, self.init_tcp
+        sides = []
+        for pad in ("leftpad", "rightpad"):
+            y = self._views.body(pad)[1]
+            margin = abs(abs(y - start[1]) - pad_success_thresh)
+            bounds = (obj_radius, pad_success_thresh)
+            sides.append(tolerance(abs(y - obj_pos[1]), bounds, margin, "long_tail"))
+        margin = norm(np.array((start[0] - tcp_start[0], start[2] - tcp_start[2]))) - xz_thresh
+        across = norm(np.array((tcp[0] - obj_pos[0], tcp[2] - obj_pos[2])))
+        caging = product(product(*sides), tolerance(across, (0, xz_thresh), margin, "long_tail"))
+        closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
+        reward = product(caging, closed if caging > 0.97 else 0.0)
+        if high_density:
+            reward = (reward + caging) / 2
+        if medium_density:
+            margin = abs(norm(start - tcp_start) - object_reach_radius)
+            distance = norm(obj_pos - tcp)
+            reach = tolerance(distance, (0, object_reach_radius), margin, "long_tail")
+            reward = (reward + reach) / 2
+        return reward
+
     def touching_object(self, object_geom_id: int) -> bool:
         """Tells whether both pads press on the object."""
         contact = self.data.contact
@@ -118,10 +158,17 @@ class LeanSawyer(SawyerXYZEnv):
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """`np.linalg.norm`; for one vector of doubles by the same product, without the dispatch."""
-    plain = ord is None and axis is None and not keepdims
-    if plain and isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype == np.float64:
+    plain = ord in (None, 2) and axis is None and not keepdims
+    if plain and isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype is DOUBLE:
         return np.float64(math.sqrt(x.dot(x)))
     return np.linalg.norm(x, ord, axis, keepdims)
+
+
+def hstack(parts: Any) -> np.ndarray:
+    """`np.hstack`; for vectors what it comes to, without turning each into an array first."""
+    if all(isinstance(part, np.ndarray) and part.ndim == 1 for part in parts):
+        return np.concatenate(parts)
+    return np.hstack(parts)
 
 
 def tolerance(
@@ -131,10 +178,10 @@ def tolerance(
     sigmoid: str = "gaussian",
     value_at_margin: float = 0.1,
 ) -> Any:
-    """`reward_utils.tolerance`; for one number and the usual sigmoid in plain floats."""
+    """`reward_utils.tolerance`; for one number and the two sigmoids in use in plain floats."""
     lower, upper = bounds
-    scalar = isinstance(x, float) and lower <= upper and margin >= 0
-    if not (scalar and sigmoid == "long_tail" and value_at_margin == 0.1):
+    usual = sigmoid in ("long_tail", "gaussian") and value_at_margin == 0.1
+    if not (usual and isinstance(x, float) and lower <= upper and margin >= 0):
         return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
     x = float(x)
     if lower <= x <= upper:
@@ -142,10 +189,9 @@ def tolerance(
     if margin == 0:
         return 0.0
     distance = (float(lower) - x if x < lower else x - float(upper)) / float(margin)
-    return 1 / ((distance * LONG_TAIL_SCALE) ** 2 + 1)
-
-
-LONG_TAIL_SCALE = math.sqrt(1 / 0.1 - 1)
+    if sigmoid == "gaussian":
+        return float(np.exp(-0.5 * (distance * GAUSSIAN_SLOPE) ** 2))
+    return 1 / ((distance * LONG_TAIL_SLOPE) ** 2 + 1)
 
 
 def from_matrix(matrix: np.ndarray) -> SimpleNamespace:
@@ -189,7 +235,7 @@ def _with(namespace: Any, **names: Any) -> SimpleNamespace:
 
 
 EXCHANGED = {
-    "np": _with(np, linalg=_with(np.linalg, norm=norm)),
+    "np": _with(np, hstack=hstack, linalg=_with(np.linalg, norm=norm)),
     "reward_utils": _with(reward_utils, tolerance=tolerance),
     "tolerance": tolerance,
     "Rotation": SimpleNamespace(from_matrix=from_matrix),
