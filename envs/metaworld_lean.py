@@ -49,6 +49,7 @@ class LeanSawyer(SawyerXYZEnv):
             hand=body("hand"),
             claws=(body("rightclaw"), body("leftclaw")),
             fingers=tuple(map(site, FINGERS)),
+            pad_positions=(body("leftpad"), body("rightpad")),
             pads=(geom("leftpad_geom"), geom("rightpad_geom")),
             mocap_pos=self.data.mocap_pos[0],
             mocap_quat=self.data.mocap_quat[0],
@@ -86,9 +87,10 @@ class LeanSawyer(SawyerXYZEnv):
 
     def _get_curr_obs_combined_no_goal(self) -> np.ndarray:
         right, left = self._views.claws
-        apart = norm(right - left) / 0.1
+        between = right - left
         obs = np.zeros(4 + self._obs_obj_max_len)
-        obs[:3], obs[3] = self._views.hand, min(max(apart, 0.0), 1.0)
+        obs[:3] = self._views.hand
+        obs[3] = min(math.sqrt(between.dot(between)) / 0.1, 1.0)
         position, quaternion = self._get_pos_objects(), self._get_quat_objects()
         for i in range(len(position) // 3):
             at = 4 + 7 * i
@@ -122,26 +124,27 @@ class LeanSawyer(SawyerXYZEnv):
         medium_density: bool = False,
     ) -> float:
         """The package's formula, number by number instead of in arrays of two."""
-        product = reward_utils.hamacher_product
-        start, tcp, tcp_start = self.obj_init_pos, self.tcp_center, self.init_tcp
+        product, views = reward_utils.hamacher_product, self._views
+        (x, y, z), tcp = obj_pos.tolist(), self.tcp_center
+        x_start, y_start, z_start = self.obj_init_pos.tolist()
         sides = []
-        for pad in ("leftpad", "rightpad"):
-            y = self._views.body(pad)[1]
-            margin = abs(abs(y - start[1]) - pad_success_thresh)
+        for pad in views.pad_positions:
+            y_pad = pad.item(1)
+            margin = abs(abs(y_pad - y_start) - pad_success_thresh)
             bounds = (obj_radius, pad_success_thresh)
-            sides.append(tolerance(abs(y - obj_pos[1]), bounds, margin, "long_tail"))
-        margin = norm(np.array((start[0] - tcp_start[0], start[2] - tcp_start[2]))) - xz_thresh
-        across = norm(np.array((tcp[0] - obj_pos[0], tcp[2] - obj_pos[2])))
-        caging = product(product(*sides), tolerance(across, (0, xz_thresh), margin, "long_tail"))
+            sides.append(tolerance(abs(y_pad - y), bounds, margin, "long_tail"))
+        across_start = _norm2(x_start - self.init_tcp.item(0), z_start - self.init_tcp.item(2))
+        across = _norm2(tcp.item(0) - x, tcp.item(2) - z)
+        level = tolerance(across, (0, xz_thresh), across_start - xz_thresh, "long_tail")
+        caging = product(product(*sides), level)
         closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
         reward = product(caging, closed if caging > 0.97 else 0.0)
         if high_density:
             reward = (reward + caging) / 2
         if medium_density:
-            margin = abs(norm(start - tcp_start) - object_reach_radius)
-            distance = norm(obj_pos - tcp)
-            reach = tolerance(distance, (0, object_reach_radius), margin, "long_tail")
-            reward = (reward + reach) / 2
+            margin = abs(norm(self.obj_init_pos - self.init_tcp) - object_reach_radius)
+            bounds = (0, object_reach_radius)
+            reward = (reward + tolerance(norm(obj_pos - tcp), bounds, margin, "long_tail")) / 2
         return reward
 
     def touching_object(self, object_geom_id: int) -> bool:
@@ -162,6 +165,11 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     if plain and isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype is DOUBLE:
         return np.float64(math.sqrt(x.dot(x)))
     return np.linalg.norm(x, ord, axis, keepdims)
+
+
+def _norm2(a: float, b: float) -> float:
+    pair = np.array((a, b))
+    return math.sqrt(pair.dot(pair))
 
 
 def hstack(parts: Any) -> np.ndarray:
