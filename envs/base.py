@@ -232,8 +232,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
         space = self.action_space
         if action.shape != space.shape:
             raise ValueError(
-                f"{self.identity['id']}: action has shape {action.shape}, "
-                f"needed is {space.shape}"
+                f"{self.identity['id']}: action has shape {action.shape}, needed is {space.shape}"
             )
         if not _finite(action):  # clipping would let NaN through
             raise ValueError(f"{self.identity['id']}: action is not finite: {action.tolist()}")

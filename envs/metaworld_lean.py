@@ -8,14 +8,13 @@ are the package's own code, untouched. Two things are exchanged below them:
   observation is put together, how touching and caging are computed, and how names are looked up.
 - the names `Rotation`, `reward_utils`, `tolerance` and `np` in the module that defines the task.
 
-Both need classes and modules of our own, since other users of the package share its originals. So
-the task's module is executed a second time, outside `sys.modules`, and only that copy is changed.
+Both happen in a private copy of the task's module (`envs.lean`), so that other users of the package
+in this process see nothing of it.
 """
 
 import functools
-import importlib.util
 import math
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -25,12 +24,11 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
+from envs.lean import altered, lean_tolerance, module_copy
+
 FINGERS = ("rightEndEffector", "leftEndEffector")
 DOWNWARD = np.array([1.0, 0.0, 1.0, 0.0])  # the package's orientation of the hand
 DOUBLE = np.dtype(np.float64)
-# Slopes at which the package's sigmoids fall to 0.1 at the margin.
-GAUSSIAN_SLOPE = float(np.sqrt(-2 * np.log(0.1)))
-LONG_TAIL_SLOPE = float(np.sqrt(1 / 0.1 - 1))
 
 
 class LeanSawyer(SawyerXYZEnv):
@@ -179,27 +177,7 @@ def hstack(parts: Any) -> np.ndarray:
     return np.hstack(parts)
 
 
-def tolerance(
-    x: Any,
-    bounds: tuple[float, float] = (0.0, 0.0),
-    margin: float = 0.0,
-    sigmoid: str = "gaussian",
-    value_at_margin: float = 0.1,
-) -> Any:
-    """`reward_utils.tolerance`; for one number and the two sigmoids in use in plain floats."""
-    lower, upper = bounds
-    usual = sigmoid in ("long_tail", "gaussian") and value_at_margin == 0.1
-    if not (usual and isinstance(x, float) and lower <= upper and margin >= 0):
-        return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
-    x = float(x)
-    if lower <= x <= upper:
-        return 1.0
-    if margin == 0:
-        return 0.0
-    distance = (float(lower) - x if x < lower else x - float(upper)) / float(margin)
-    if sigmoid == "gaussian":
-        return float(np.exp(-0.5 * (distance * GAUSSIAN_SLOPE) ** 2))
-    return 1 / ((distance * LONG_TAIL_SLOPE) ** 2 + 1)
+tolerance = lean_tolerance(reward_utils.tolerance)
 
 
 def from_matrix(matrix: np.ndarray) -> SimpleNamespace:
@@ -238,26 +216,13 @@ def quaternion(matrix: np.ndarray) -> np.ndarray:
     return np.array((x / length, y / length, z / length, w / length))
 
 
-def _with(namespace: Any, **names: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{**vars(namespace), **names})
-
-
 EXCHANGED = {
-    "np": _with(np, hstack=hstack, linalg=_with(np.linalg, norm=norm)),
-    "reward_utils": _with(reward_utils, tolerance=tolerance),
+    "np": altered(np, hstack=hstack, linalg=altered(np.linalg, norm=norm)),
+    "reward_utils": altered(reward_utils, tolerance=tolerance),
     "tolerance": tolerance,
     "Rotation": SimpleNamespace(from_matrix=from_matrix),
 }
-
-
-@functools.cache
-def _copy(name: str) -> ModuleType:
-    """Executes the module `name` once more, under no name that others could import."""
-    spec = importlib.util.find_spec(name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    vars(module).update({key: value for key, value in EXCHANGED.items() if key in vars(module)})
-    return module
+_copy = functools.cache(functools.partial(module_copy, exchanged=EXCHANGED))
 
 
 @functools.cache
