@@ -298,5 +298,5 @@ class SimEnv(gymnasium.Env, abc.ABC):
 
 
 def _finite(values: np.ndarray) -> bool:
-    """Tells whether all of a vector is finite; its square is asked first, in a third of the time."""
+    """Tells whether a vector is finite; asks its square first, in a third of the time."""
     return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())

@@ -32,7 +32,7 @@ class DMControlEnv(MujocoSimEnv):
         spec = sim.action_spec()
         bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
         self._low = np.where(bounded, spec.minimum, -1.0)
-        self._span = np.where(bounded, spec.maximum, 1.0) - self._low
+        self._half = 0.5 * (np.where(bounded, spec.maximum, 1.0) - self._low)
         _repair_sensor_names(sim.physics)
         self._bind(sim.physics.model.ptr, sim.physics.data.ptr)
         shapes = [item.shape for item in sim.observation_spec().values()]
@@ -52,7 +52,7 @@ class DMControlEnv(MujocoSimEnv):
         return _flatten(self._sim.reset().observation)
 
     def _control(self, action: np.ndarray) -> Step:
-        command = self._low + (action + 1.0) * 0.5 * self._span
+        command = self._low + (action + 1.0) * self._half
         task, physics = self._sim.task, self._sim.physics
         try:  # what the suite's Environment.step does, without its TimeStep and its horizon
             task.before_step(command, physics)
