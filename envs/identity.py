@@ -9,7 +9,6 @@ adapters round or add anything, and the simulator's whole state at the end of ea
 
 from typing import Any, NamedTuple, Protocol
 
-import mujoco
 import numpy as np
 
 from envs.base import UnknownTask
@@ -129,6 +128,8 @@ def _episode(env: Any, released: _Released, policy: Any, steps: int, seed: int) 
 
 
 def _physics(model: Any, data: Any) -> bytes:
+    import mujoco  # after make() has chosen a renderer
+
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(model, kind))
     mujoco.mj_getState(model, data, state, kind)

@@ -32,26 +32,26 @@ DOUBLE = np.dtype(np.float64)
 
 
 class LeanSawyer(SawyerXYZEnv):
-    """Overrides the helpers that all tasks share. Each says what it leaves out and why it may."""
+    """The helpers that all tasks share, written for speed; `step` says what it leaves out."""
 
     @functools.cached_property
     def _views(self) -> SimpleNamespace:
         """Views into the simulator's memory, which stays where it is as long as the model lives."""
-        body = functools.cache(lambda name: self.data.xpos[self.model.body(name).id])
-        site = functools.cache(lambda name: self.data.site_xpos[self.model.site(name).id])
-        geom = functools.cache(lambda name: self.model.geom(name).id)
+        model, data = self.model, self.data
+        body = functools.cache(lambda name: data.xpos[model.body(name).id])
+        site = functools.cache(lambda name: data.site_xpos[model.site(name).id])
+        geom = functools.cache(lambda name: model.geom(name).id)
         return SimpleNamespace(
             body=body,
             site=site,
-            geom=geom,
             hand=body("hand"),
             claws=(body("rightclaw"), body("leftclaw")),
             fingers=tuple(map(site, FINGERS)),
             pad_positions=(body("leftpad"), body("rightpad")),
             pads=(geom("leftpad_geom"), geom("rightpad_geom")),
-            mocap_pos=self.data.mocap_pos[0],
-            mocap_quat=self.data.mocap_quat[0],
-            ctrl=self.data.ctrl,
+            mocap_pos=data.mocap_pos[0],
+            mocap_quat=data.mocap_quat[0],
+            ctrl=data.ctrl,
         )
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -189,7 +189,8 @@ def quaternion(matrix: np.ndarray) -> np.ndarray:
     """Returns [x, y, z, w] of `matrix: float64[3, 3]` by scipy's formula, in plain floats.
 
     As scipy: the largest of the diagonal and the trace decides which component is computed from a
-    sum and which from differences. A matrix that is not orthogonal is left to scipy.
+    sum and which from differences. A matrix that is not orthogonal, which scipy first replaces by
+    the nearest that is, is left to scipy.
     """
     (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
     if not (
