@@ -38,6 +38,8 @@ class Worker:
 WORKERS = {
     "ours": Worker("ours", "this project"),
     "loop": Worker("ours_loop", "this project"),
+    "envs": Worker("ours_envs", "this project"),
+    "released": Worker("released_envs", "the released package"),
     "gemm": Worker("gemm", "matrix products alone"),
     "plain": Worker("plain_data", "plain torch and numpy"),
     "plain_loop": Worker("plain_loop", "plain one-file loop"),
@@ -225,5 +227,37 @@ ROWS = (
         None,
         "The same environment class on both sides (door-open-v3): what vectorising, episode book-"
         "keeping and the rollout record cost.",
+    ),
+    *(
+        Row(
+            f"{group}-{name}",
+            title,
+            "environment steps",
+            f"envs:{name}",
+            (f"released:{name}",),
+            goal,
+            note,
+        )
+        for group, name, title, goal, note in (
+            (
+                "metaworld",
+                "reach",
+                "Meta-World reach-v3, one step",
+                2.5,
+                "The package's environment as `gymnasium.make` gives it. The simulator calls, the "
+                "observations and the rewards are the same to the bit "
+                "(`python -m envs.checker --released --all`). Both sides reset every 500 steps.",
+            ),
+            ("metaworld", "assembly", "Meta-World assembly-v3, one step", 2.0, "As above."),
+            (
+                "dmcontrol",
+                "walker",
+                "dm_control walker-walk, one step",
+                1.5,
+                "The released environment returns a dictionary; ours also flattens it, checks it "
+                "and the action, and tells success.",
+            ),
+            ("dmcontrol", "cheetah", "dm_control cheetah-run, one step", 2.0, "As above."),
+        )
     ),
 )

@@ -22,19 +22,17 @@ class DMControlEnv(MujocoSimEnv):
     """
 
     def __init__(self, env_id: str, task: str, options: Options) -> None:
-        suite = load_simulator(env_id, "dm_control.suite", "dmcontrol")
-        from dm_control.rl.control import PhysicsError
+        load_simulator(env_id, "dm_control.suite", "dmcontrol")
+        from envs import dmcontrol_lean as lean
 
-        self._physics_error = PhysicsError
+        self._physics_error = lean.PhysicsError
         domain, name = task.split("-", 1)
         self.default_camera = CAMERAS.get(domain, 0)
-        # The horizon is kept by SimEnv.
-        kwargs = {"random": 0, "time_limit": float("inf")}
-        self._sim = sim = suite.load(domain, name, task_kwargs=kwargs)
+        self._sim = sim = lean.load(domain, name)
         spec = sim.action_spec()
         bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
         self._low = np.where(bounded, spec.minimum, -1.0)
-        self._high = np.where(bounded, spec.maximum, 1.0)
+        self._half = 0.5 * (np.where(bounded, spec.maximum, 1.0) - self._low)
         _repair_sensor_names(sim.physics)
         self._bind(sim.physics.model.ptr, sim.physics.data.ptr)
         shapes = [item.shape for item in sim.observation_spec().values()]
@@ -54,14 +52,18 @@ class DMControlEnv(MujocoSimEnv):
         return _flatten(self._sim.reset().observation)
 
     def _control(self, action: np.ndarray) -> Step:
-        command = self._low + (action + 1.0) * 0.5 * (self._high - self._low)
-        try:
-            step = self._sim.step(command)
+        command = self._low + (action + 1.0) * self._half
+        task, physics = self._sim.task, self._sim.physics
+        try:  # what the suite's Environment.step does, without its TimeStep and its horizon
+            task.before_step(command, physics)
+            physics.step(self._sim._n_sub_steps)
+            task.after_step(physics)
+            reward = float(task.get_reward(physics))
+            state = _flatten(task.get_observation(physics))
         except self._physics_error as error:
             raise Diverged(str(error)) from error
-        reward = float(step.reward)
-        terminated = step.last() and step.discount == 0.0
-        return Step(_flatten(step.observation), reward, reward >= SUCCESS_REWARD, terminated)
+        terminated = task.get_termination(physics) == 0.0
+        return Step(state, reward, reward >= SUCCESS_REWARD, terminated)
 
     def _get_task_state(self) -> dict[str, Any]:
         _, keys, position, has_gauss, gauss = self._sim.task._random.get_state()
@@ -109,4 +111,4 @@ def _repair_sensor_names(physics: Any) -> None:
 
 
 def _flatten(observation: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.ravel(value) for value in observation.values()])
+    return np.concatenate([np.asarray(value).ravel() for value in observation.values()])

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import Diverged, Options, Step
+from envs.base import Options, Step
 from envs.physics import MujocoSimEnv, load_simulator
 
 CONTROL_STEPS = 500
@@ -22,8 +22,10 @@ class MetaWorldEnv(MujocoSimEnv):
     upside_down_cameras = ("corner", "corner2", "corner3", "corner4")
 
     def __init__(self, env_id: str, task: str, options: Options) -> None:
-        package = load_simulator(env_id, "metaworld.env_dict", "metaworld")
-        self._sim = sim = package.ALL_V3_ENVIRONMENTS[task]()
+        load_simulator(env_id, "metaworld.env_dict", "metaworld")
+        from envs.metaworld_lean import lean_task
+
+        self._sim = sim = lean_task(task)()
         # What the package's MT1 sets through a pickled task: the goal is visible, and a new goal is
         # drawn at each reset, here from the environment's own generator.
         sim._partially_observable = False
@@ -31,7 +33,6 @@ class MetaWorldEnv(MujocoSimEnv):
         sim._freeze_rand_vec = False
         sim.seeded_rand_vec = True
         sim._set_task_called = True
-        sim.max_path_length = np.iinfo(np.int64).max  # the horizon is kept by SimEnv
         self._bind(sim.model, sim.data)
         super().__init__(
             env_id,
@@ -44,15 +45,12 @@ class MetaWorldEnv(MujocoSimEnv):
 
     def _reset_task(self, seed: int) -> np.ndarray:
         self._restore_model()
-        self._sim._did_see_sim_exception = False
         self._sim.seed(seed)  # reset(seed=...) alone does not reproduce
         state, _ = self._sim.reset()
         return state
 
     def _control(self, action: np.ndarray) -> Step:
         state, reward, _, _, info = self._sim.step(action)
-        if self._sim._did_see_sim_exception:
-            raise Diverged(self.identity["id"])
         return Step(state, float(reward), bool(info["success"]))
 
     def _get_task_state(self) -> dict[str, Any]:
