@@ -16,12 +16,12 @@ import runpy
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from envs import libero_convert
 from envs.base import EnvsError, MissingExtra, Options
 from envs.robosuite import RobosuiteSim, flatten, global_generators, import_robosuite
 
@@ -34,12 +34,18 @@ CONTROL_STEPS = {
     "libero_90": 400,
 }
 WAIT = np.array([0, 0, 0, 0, 0, 0, -1.0])  # stand still, gripper open
+# Over all stored initial states of hf-libero 0.1.4, which are those of the original repository.
+INIT_STATES_SHA256 = "3e43926e69859b7b260e8a88fa00eff2803e84952066910d509f667bade8f4ef"
 _NO_HORIZON = 10**9  # SimEnv keeps it
 _config_folder: tempfile.TemporaryDirectory[str] | None = None  # kept until the process ends
 
 
 class MissingAssets(EnvsError, FileNotFoundError):
     """LIBERO's models and textures were not found; the message says how to get them."""
+
+
+class BadInitStates(EnvsError, ValueError):
+    """A file of initial states is not what was expected."""
 
 
 class LiberoEnv(RobosuiteSim):
@@ -90,7 +96,7 @@ class LiberoEnv(RobosuiteSim):
         import_libero(env_id)
         name = task_names(env_id)[suite][int(index)]
         self.instruction = instruction(name)
-        self._states = _stored_states(libero_convert.default_path())[f"{suite}/{name}"]
+        self._states = _stored_states(init_states_path())[f"{suite}/{name}"]
         if not (init_state is None or 0 <= init_state < len(self._states)):
             raise ValueError(
                 f"{env_id}: init_state={init_state}; there are 0 to {len(self._states) - 1}"
@@ -252,9 +258,58 @@ def import_libero(env_id: str) -> None:
             os.environ["LIBERO_CONFIG_PATH"] = before
 
 
+def init_states_digest(states: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 over names, shapes and numbers, in the order of the names."""
+    sha = hashlib.sha256()
+    for name in sorted(states):
+        array = np.ascontiguousarray(states[name], "<f8")
+        sha.update(f"{name} {array.shape}\n".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def init_states_path() -> Path:
+    """Returns `$LIBERO_INIT_STATES`, else a file in the user's cache."""
+    if named := os.environ.get("LIBERO_INIT_STATES"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "embodied" / "libero_init_states.npz"
+
+
+def load_init_states(path: Path) -> dict[str, np.ndarray]:
+    """Loads the converted states: `<suite>/<task>` to `float64[50, 1 + nq + nv]`.
+
+    Raises:
+        BadInitStates: there is no such file, or its content is not the expected one.
+    """
+    if not path.is_file():
+        raise BadInitStates(
+            f"no initial states at {path}; make them once: python -m envs.libero_convert "
+            "(LIBERO_INIT_STATES names another file)"
+        )
+    with np.load(path, allow_pickle=False) as archive:
+        states = {name: archive[name] for name in archive.files}
+    check_init_states(states, str(path))
+    return states
+
+
+def check_init_states(states: Mapping[str, np.ndarray], where: str) -> None:
+    """Compares with the recorded digest.
+
+    Raises:
+        BadInitStates: they are not the states of hf-libero 0.1.4; the message names `where`.
+    """
+    found = init_states_digest(states)
+    if found != INIT_STATES_SHA256:
+        raise BadInitStates(
+            f"{where}: {len(states)} tasks with digest {found}; expected are the 130 of hf-libero "
+            f"0.1.4 with {INIT_STATES_SHA256}"
+        )
+
+
 @functools.cache
 def _stored_states(path: Path) -> dict[str, np.ndarray]:
-    return libero_convert.load(path)
+    return load_init_states(path)
 
 
 def _make_problem(bddl: str) -> Any:

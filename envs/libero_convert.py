@@ -4,30 +4,28 @@
 
 hf-libero ships them as 130 files that `torch.save` wrote, which are pickles. This is the one place
 in the project that reads a pickle: with an unpickler that can build a float array and nothing else.
-What it writes is checked against the digest below, here and whenever it is loaded.
+What it writes is checked against a recorded digest, here and whenever it is loaded.
 """
 
 import argparse
-import hashlib
 import io
 import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from envs.base import EnvsError
-
-# Of hf-libero 0.1.4, whose files are those of the original repository.
-SHA256 = "3e43926e69859b7b260e8a88fa00eff2803e84952066910d509f667bade8f4ef"
-
-
-class BadInitStates(EnvsError, ValueError):
-    """A file of initial states is not what was expected."""
+from envs.libero import (
+    INIT_STATES_SHA256,
+    BadInitStates,
+    check_init_states,
+    init_states_path,
+    package_folder,
+)
 
 
 def _empty_array(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
@@ -96,24 +94,6 @@ def read_array(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def digest(states: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256 over names, shapes and numbers, in the order of the names."""
-    sha = hashlib.sha256()
-    for name in sorted(states):
-        array = np.ascontiguousarray(states[name], "<f8")
-        sha.update(f"{name} {array.shape}\n".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()
-
-
-def default_path() -> Path:
-    """Returns `$LIBERO_INIT_STATES`, else a file in the user's cache."""
-    if named := os.environ.get("LIBERO_INIT_STATES"):
-        return Path(named)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "embodied" / "libero_init_states.npz"
-
-
 def convert(init_files: Path, out: Path) -> str:
     """Converts all `<suite>/<task>.pruned_init` below a folder.
 
@@ -133,7 +113,7 @@ def convert(init_files: Path, out: Path) -> str:
             states[f"{path.parent.name}/{path.stem}"] = read_array(path.read_bytes())
         except BadInitStates as error:
             raise BadInitStates(f"{path}: {error}") from error
-    _check(states, str(init_files))
+    check_init_states(states, str(init_files))
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.{os.getpid()}.part")
     with part.open("wb") as file:
@@ -141,43 +121,15 @@ def convert(init_files: Path, out: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     part.replace(out)
-    return SHA256
-
-
-def load(path: Path) -> dict[str, np.ndarray]:
-    """Loads the converted states: `<suite>/<task>` to `float64[50, 1 + nq + nv]`.
-
-    Raises:
-        BadInitStates: there is no such file, or its content is not the expected one.
-    """
-    if not path.is_file():
-        raise BadInitStates(
-            f"no initial states at {path}; make them once: python -m envs.libero_convert "
-            "(LIBERO_INIT_STATES names another file)"
-        )
-    with np.load(path, allow_pickle=False) as archive:
-        states = {name: archive[name] for name in archive.files}
-    _check(states, str(path))
-    return states
-
-
-def _check(states: Mapping[str, np.ndarray], where: str) -> None:
-    found = digest(states)
-    if found != SHA256:
-        raise BadInitStates(
-            f"{where}: {len(states)} tasks with digest {found}; expected are the 130 of hf-libero "
-            f"0.1.4 with {SHA256}"
-        )
+    return INIT_STATES_SHA256
 
 
 def main(argv: list[str] | None = None) -> int:
     """Converts the installed package's files."""
-    from envs.libero import package_folder
-
     parser = argparse.ArgumentParser(
         prog="python -m envs.libero_convert", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--out", type=Path, default=default_path(), help="the .npz to write")
+    parser.add_argument("--out", type=Path, default=init_states_path(), help="the .npz to write")
     args = parser.parse_args(argv)
     try:
         sha = convert(package_folder("libero_convert") / "init_files", args.out)

@@ -67,8 +67,8 @@ def test_the_core_is_small():
 
 
 UNPICKLER = "envs/libero_convert.py"
-"""LIBERO ships arrays as pickles; this command reads them with an unpickler that builds nothing else
-and that nothing imports at run time but for its checks."""
+"""LIBERO ships arrays as pickles; this command, which nothing imports, reads them with an unpickler
+that can build nothing else."""
 
 
 def test_nothing_is_pickled():
