@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from envs.base import Options, Step
-from envs.physics import MujocoSimEnv, load_simulator
+from envs.physics import MujocoSimEnv, load_simulator, owned_array
 
 CONTROL_STEPS = 500
 _PLAIN = (bool, int, float, str, np.generic)
@@ -57,7 +57,7 @@ class MetaWorldEnv(MujocoSimEnv):
         attributes = {
             name: np.array(value) if isinstance(value, np.ndarray | np.generic) else value
             for name, value in vars(self._sim).items()
-            if isinstance(value, _PLAIN) or _owned_array(value)
+            if isinstance(value, _PLAIN) or owned_array(value)
         }
         return {"physics": self._get_physics(), "attributes": attributes}
 
@@ -72,12 +72,3 @@ class MetaWorldEnv(MujocoSimEnv):
         """Frees the renderers and the simulator."""
         super().close()
         self._sim.close()
-
-
-def _owned_array(value: Any) -> bool:
-    """Tells a task's own numbers from views into the simulator's memory, which follow it."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-        return False
-    while isinstance(value.base, np.ndarray):
-        value = value.base
-    return value.base is None

@@ -49,7 +49,7 @@ def load_simulator(env_id: str, module: str, extra: str) -> ModuleType:
             ) from error
         raise RenderError(_gl_message(str(error))) from error
     except AttributeError as error:  # PyOpenGL's way of saying that a library is missing
-        if "mujoco" in sys.modules:
+        if "mujoco" in sys.modules and "eglQuery" not in str(error):
             raise
         raise RenderError(_gl_message(str(error))) from error
 
@@ -69,11 +69,13 @@ class MujocoSimEnv(SimEnv):
     upside_down_cameras: tuple[str | int, ...] = ()  # their images are turned by 180 degrees
 
     def _bind(self, model: Any, data: Any) -> None:
-        """Remembers the model as constructed; adapters call this once."""
+        """Remembers the model as constructed; adapters call this again if they compile another."""
         self._model, self._data = model, data
-        self._renderers: dict[tuple[int, int], Any] = {}
-        # Left to the interpreter's end, mujoco's renderers print errors about a lost GL context.
-        weakref.finalize(self, _close_all, self._renderers)
+        if not hasattr(self, "_renderers"):
+            self._renderers: dict[tuple[int, int], Any] = {}
+            # Left to the interpreter's end, mujoco's renderers print errors about a lost context.
+            weakref.finalize(self, _close_all, self._renderers)
+        _close_all(self._renderers)
         self._pristine = {
             name: value.copy()
             for name in dir(model)
@@ -117,16 +119,29 @@ class MujocoSimEnv(SimEnv):
         mujoco.mj_setState(self._model, self._data, state, spec)  # forward moved the warm start
 
     def _frame(self, height: int, width: int) -> np.ndarray:
+        return self.frame(height, width, self.options.camera)
+
+    def frame(self, height: int, width: int, camera: str | int | None = None) -> np.ndarray:
+        """Returns what a camera sees, as `uint8[height, width, 3]`, upright.
+
+        Args:
+            height: in pixels.
+            width: in pixels.
+            camera: name or number; by default the suite's own view.
+
+        Raises:
+            ValueError: there is no such camera.
+            RenderError: nothing can be rendered here.
+        """
         import mujoco
 
         fast = self.options.render == "fast"
-        camera = self.options.camera
         camera = self.default_camera if camera is None else camera
         try:
             if (height, width) not in self._renderers:
                 self._renderers[height, width] = self._make_renderer(height, width, fast)
             renderer = self._renderers[height, width]
-            renderer.update_scene(self._data, camera)
+            renderer.update_scene(self._data, camera, self._scene_option())
         except ValueError as error:
             names = [self._model.camera(i).name for i in range(self._model.ncam)]
             raise ValueError(
@@ -137,6 +152,10 @@ class MujocoSimEnv(SimEnv):
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         frame = renderer.render()
         return frame[::-1, ::-1].copy() if camera in self.upside_down_cameras else frame
+
+    def _scene_option(self) -> Any:
+        """Returns which groups of geoms are drawn, as an MjvOption; None for MuJoCo's choice."""
+        return None
 
     def _make_renderer(self, height: int, width: int, fast: bool) -> Any:
         import mujoco
@@ -163,6 +182,15 @@ class MujocoSimEnv(SimEnv):
     def close(self) -> None:
         """Frees the renderers."""
         _close_all(self._renderers)
+
+
+def owned_array(value: Any) -> bool:
+    """Tells a task's own numbers from views into the simulator's memory, which follow it."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        return False
+    while isinstance(value.base, np.ndarray):
+        value = value.base
+    return value.base is None
 
 
 def _close_all(renderers: dict[tuple[int, int], Any]) -> None:

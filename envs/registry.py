@@ -34,19 +34,37 @@ pendulum-swingup point_mass-easy point_mass-hard quadruped-escape quadruped-fetc
 quadruped-walk reacher-easy reacher-hard stacker-stack_2 stacker-stack_4 swimmer-swimmer15
 swimmer-swimmer6 walker-run walker-stand walker-walk
 """
+_ROBOSUITE = """
+Lift Stack Door NutAssembly NutAssemblySingle NutAssemblySquare NutAssemblyRound PickPlace
+PickPlaceSingle PickPlaceMilk PickPlaceBread PickPlaceCereal PickPlaceCan Wipe TwoArmLift
+TwoArmPegInHole TwoArmHandover
+"""
+_LIBERO = {
+    "libero_spatial": 10,
+    "libero_object": 10,
+    "libero_goal": 10,
+    "libero_10": 10,
+    "libero_90": 90,
+}
 _TASKS = {
     "metaworld": tuple(f"{name}-v3" for name in _METAWORLD.split()),
     "dm_control": tuple(_DM_CONTROL.split()),
+    "robosuite": tuple(_ROBOSUITE.split()),
+    "libero": tuple(f"{suite}/{i}" for suite, count in _LIBERO.items() for i in range(count)),
     "maze": ("point-v0",),
 }
 _ADAPTERS = {
     "metaworld": ("envs.metaworld", "MetaWorldEnv"),
     "dm_control": ("envs.dmcontrol", "DMControlEnv"),
+    "robosuite": ("envs.robosuite", "RobosuiteEnv"),
+    "libero": ("envs.libero", "LiberoEnv"),
     "maze": ("envs.maze", "PointMaze"),
 }
 _PACKAGES = {
     "metaworld": ("metaworld", "mujoco", "gymnasium"),  # Meta-World stands on gymnasium's MujocoEnv
     "dm_control": ("dm_control", "mujoco"),
+    "robosuite": ("robosuite", "mujoco"),
+    "libero": ("hf-libero", "robosuite", "mujoco"),
     "maze": (),
 }
 
@@ -95,12 +113,14 @@ def make(
     """Makes an environment.
 
     Args:
-        env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>` or `maze/point-v0`.
+        env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>`, `robosuite/<Task>`,
+            `libero/<suite>/<index>` or `maze/point-v0`.
         obs: "state", a flat float32 vector, or "pixels", uint8 `[image_size, image_size, 3]`.
         reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
             with success, else 0.
         horizon: calls of `step` until truncation. By default the simulator's own episode length
-            (Meta-World 500, dm_control 1000, maze 30 control steps) divided by `action_repeat`.
+            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, maze 30
+            control steps) divided by `action_repeat`.
         terminate_on_success: end the episode at its first success.
         action_repeat: control steps per call of `step`.
         image_size: side of a pixel observation.
@@ -109,7 +129,8 @@ def make(
             multisampling. Applies to pixel observations and to `render()`.
         render_mode: "rgb_array" or None.
         render_size: height and width of the image from `render()`.
-        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`.
+        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, robosuite
+            and LIBERO those of `RobosuiteEnv` and `LiberoEnv`.
 
     Raises:
         UnknownTask: the id is unknown.

@@ -21,7 +21,14 @@ def test_listed_tasks_are_those_of_the_packages():
     assert {f"dm_control/{'-'.join(task)}" for task in suite.ALL_TASKS} == set(
         envs.tasks("dm_control")
     )
-    assert len(envs.tasks()) == len(set(envs.tasks())) == 102
+    assert len(envs.tasks()) == len(set(envs.tasks())) == 102 + 17 + 130
+
+
+def test_listed_robosuite_tasks_are_those_of_the_package():
+    package = pytest.importorskip("robosuite")
+    listed = {name.removeprefix("robosuite/") for name in envs.tasks("robosuite")}
+    # Two base classes of 1.4 are in its list; newer versions add tasks.
+    assert listed <= package.ALL_ENVIRONMENTS - {"ManipulationEnv", "EnvironmentBase"}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,8 @@ def test_listed_tasks_are_those_of_the_packages():
         ("metaworld/door-open", "metaworld/door-open-v3"),
         ("walker-walk", "dm_control/walker-walk"),
         ("maze/point", "maze/point-v0"),
+        ("robosuite/lift", "robosuite/Lift"),
+        ("libero/libero_10/10", "libero/libero_10/1"),
     ],
 )
 def test_unknown_task_names_the_nearest(wrong, nearest):
@@ -44,6 +53,8 @@ def test_unknown_task_names_the_nearest(wrong, nearest):
     [
         ("metaworld/door-open-v3", "metaworld.env_dict", r"embodied\[metaworld\]"),
         ("dm_control/walker-walk", "dm_control.suite", r"embodied\[dmcontrol\]"),
+        ("robosuite/Lift", "robosuite", r"embodied\[robosuite\]"),
+        ("libero/libero_goal/0", "libero", r"embodied\[libero\]"),
     ],
 )
 def test_missing_simulator_names_the_extra(env_id, package, extra, monkeypatch):
@@ -91,7 +102,8 @@ def test_wrong_options_are_refused(option):
 def test_import_is_light():
     code = (
         "import sys, envs; "
-        "print(sorted({'mujoco', 'metaworld', 'dm_control', 'torch', 'embodied'} & {*sys.modules}))"
+        "names = {'mujoco', 'metaworld', 'dm_control', 'robosuite', 'torch', 'embodied'}; "
+        "print(sorted(names & {*sys.modules}))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ROOT}
