@@ -43,6 +43,7 @@ EXTRAS = {
     "metaworld": "metaworld",
     "dm_control": "dmcontrol",
     "mujoco": "metaworld",
+    "h5py": "hdf5",
     "matplotlib": "report",
     "av": "report",
     "wandb": "wandb",
