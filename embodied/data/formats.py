@@ -13,13 +13,12 @@ Row t holds o_t, a_t and what that action caused.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from embodied.data import h5repair, hdf5, lerobot, repair
+from embodied.data import h5repair, hdf5, lerobot, minari, repair
 from embodied.data.h5layout import H5_ERRORS, Layout, h5py
 from embodied.data.h5ledger import read_ledger, side
 from embodied.data.h5store import H5Dataset, H5Writer
@@ -106,16 +105,26 @@ class Format:
     repair: Callable[[Path], RepairReport]
 
 
-def _h5_format(layout: Layout, title: str, holds: Callable[[Path], bool]) -> Format:
+def _h5_format(
+    layout: Layout,
+    title: str,
+    holds: Callable[[Path], bool],
+    file: Callable[[Path], Path] = lambda path: path,
+) -> Format:
+    """A format whose episodes are in one HDF5 file, which `file` finds from the dataset's path."""
+
+    def at_file(act: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda path, **options: act(layout, file(Path(path)), **options)
+
     return Format(
         layout.name,
         title,
         holds,
-        partial(H5Dataset.open, layout),
-        partial(H5Writer.create, layout),
-        partial(H5Writer.resume, layout),
-        partial(h5repair.verify, layout),
-        partial(h5repair.repair, layout),
+        at_file(H5Dataset.open),
+        at_file(H5Writer.create),
+        at_file(H5Writer.resume),
+        at_file(h5repair.verify),
+        at_file(h5repair.repair),
     )
 
 
@@ -144,6 +153,9 @@ def _is_libero(path: Path) -> bool:
 FORMATS = {
     format.name: format
     for format in (
+        _h5_format(
+            minari.MINARI, "Minari: a folder with one HDF5 file", minari.is_minari, minari.main_file
+        ),
         _h5_format(hdf5.LIBERO, "LIBERO HDF5: one task per file", _is_libero),
         _h5_format(hdf5.ROBOMIMIC, "robomimic HDF5", _is_h5),
         Format(

@@ -80,7 +80,7 @@ class Layout(Protocol):
     def arrays(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Path in the episode's group -> what is stored there."""
 
-    def attributes(self, length: int) -> dict[str, Any]:
+    def attributes(self, index: int, length: int) -> dict[str, Any]:
         """Attributes of an episode's group, beside its task and meta."""
 
     def check(self, settings: Settings, tasks: Sequence[str]) -> None:

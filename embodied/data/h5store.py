@@ -142,7 +142,7 @@ class H5Writer(EpisodeWriter):
         ledger, index = self._ledger, self.num_episodes
         self.layout.check(self.settings, [*(e.task for e in ledger.episodes), task])
         length = len(next(iter(columns.values())))
-        attributes = {**meta_attributes(meta), **self.layout.attributes(length), TASK: task}
+        attributes = {**meta_attributes(meta), **self.layout.attributes(index, length), TASK: task}
         arrays = self.layout.arrays(columns)
         raw, checksums = new_file_bytes(self.layout, self.settings, index, arrays, attributes, task)
         write_atomic(part_path(self.root, index), raw)

@@ -79,7 +79,7 @@ class DemoLayout:
             out["dones"] = dones.astype(self.done)
         return out
 
-    def attributes(self, length: int) -> dict[str, Any]:
+    def attributes(self, index: int, length: int) -> dict[str, Any]:
         """Attributes of an episode's group, beside its task and meta."""
         return {"num_samples": length}
 

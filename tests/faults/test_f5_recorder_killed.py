@@ -17,7 +17,7 @@ import pytest
 from embodied import data
 from embodied.data.layout import transition_features
 
-FORMATS = {"lerobot": "demos", "robomimic": "demos.hdf5"}
+FORMATS = {"lerobot": "demos", "robomimic": "demos.hdf5", "minari": "demos-v0"}
 FRAMES, SAVED, TOTAL = 20, 7, 10
 STEPS = 40  # more flushes and renames than a save and a merge have
 
@@ -120,7 +120,7 @@ def same(columns, expected):
 
 @pytest.mark.slow
 def test_killed_while_recording_at_random_instants(seven, tmp_path):
-    folder, name, format = seven
+    folder, name, _ = seven
     found = []
     for trial in range(20):
         work = shutil.copytree(folder, tmp_path / str(trial) / "d")
@@ -146,7 +146,7 @@ def test_killed_while_recording_at_random_instants(seven, tmp_path):
 
 def test_killed_before_every_flush_and_rename(seven, tmp_path):
     """Also inside the merge, which `close` does for formats that are one file."""
-    folder, name, format = seven
+    folder, name, _ = seven
     finished = []
     for step in range(STEPS):
         work = shutil.copytree(folder, tmp_path / str(step) / "d")
