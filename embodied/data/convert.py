@@ -37,14 +37,15 @@ def convert(
     source, target = Path(source), Path(target)
     reader = open_dataset(source, verify=False)
     settings = {"env_id": reader.env_id, "fps": reader.fps, "features": reader.features}
-    meta = {**reader.meta, "converted": {"from": str(source.name), "format": detect(source).name}}
+    origin = {"format": detect(source).name, "fingerprint": reader.fingerprint}
+    meta = {**reader.meta, "converted": origin}
     try:
         writer = create(target, format, meta=meta, **settings)
     except DatasetError as error:
         if isinstance(error, IncompatibleDataset) or detect(target).name != format:
             raise
         writer = named(format).resume(target)
-        if {**writer.settings.meta} != meta or writer.settings.features != reader.features:
+        if writer.settings.meta != meta or writer.settings.features != reader.features:
             writer.close()
             raise DatasetError(
                 f"{target} exists and is no unfinished copy of {source}; choose another path"

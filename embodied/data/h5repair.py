@@ -204,7 +204,7 @@ def _rebuilt(layout: Layout, path: Path) -> Ledger:
                 group = file[layout.group(index)]
                 length, task = layout.length(group), layout.task(file, group, part)
                 record = Record(length, task, group_digest(group), sha256_file(part))
-            H5Dataset.open(layout, part)
+            H5Dataset.unlisted(layout, part)
         except (CorruptDataset, *H5_ERRORS):
             break
         ledger = ledger or Ledger(layout.name, contents.settings)

@@ -184,20 +184,25 @@ class H5Dataset:
         ledger = settled(path, found) if found else None
         if ledger is not None and not ledger.episodes:
             raise EmptyDataset(f"the dataset at {path} has no saved episode; record one first")
-        if verify and ledger is not None:
+        if ledger is None:
+            return cls.unlisted(layout, path, verify=verify)
+        if verify:
             check_all(layout, path, ledger, companions=found.pending is None)
         dataset = cls(layout, path, ledger, describe(layout, path, ledger))
+        dataset._tasks = [episode.task for episode in ledger.episodes]
+        dataset._lengths = [episode.length for episode in ledger.episodes]
+        return dataset
+
+    @classmethod
+    def unlisted(cls, layout: Layout, path: Path, *, verify: bool = True) -> "H5Dataset":
+        """Open a file by what it says itself, whether there is a ledger beside it or not."""
+        dataset = cls(layout, path, None, describe(layout, path, None))
         dataset._count()
-        if verify and ledger is None:
-            for index in range(dataset.num_episodes):
-                dataset.episode(index)
+        for index in range(dataset.num_episodes) if verify else ():
+            dataset.episode(index)
         return dataset
 
     def _count(self) -> None:
-        if self._ledger is not None:
-            self._tasks = [episode.task for episode in self._ledger.episodes]
-            self._lengths = [episode.length for episode in self._ledger.episodes]
-            return
         with open_h5(self.root, self.root) as file:
             for index, name in enumerate(self._contents.groups):
                 try:
@@ -381,7 +386,7 @@ def group_digest(group: Any) -> str:
 def adopted(layout: Layout, path: Path) -> Ledger:
     """A ledger for a file of this package that came without one."""
     _own(layout, path)
-    dataset = H5Dataset.open(layout, path)
+    dataset = H5Dataset.unlisted(layout, path)
     with open_h5(path, path) as file:
         records = tuple(
             Record(length, task, group_digest(file[layout.group(index)]))
