@@ -34,6 +34,13 @@ Settings are key=value; `embodied train --settings` lists them all with their de
 Ctrl-C and SIGTERM save and say how to go on.
 """
 
+DATA = """\
+  embodied data info data/door                            what is in it
+  embodied data verify demos.hdf5                         every file against its checksum
+  embodied data repair demos.hdf5                         keep what can be verified
+  embodied data convert demos.hdf5 data/demos --to lerobot
+  embodied data view demos.hdf5 --html demos.html         without --html, a table
+"""
 
 EXTRAS = {
     "torch": "train",
@@ -46,6 +53,7 @@ EXTRAS = {
     "libero": "libero",
     "bddl": "libero",
     "mujoco": "metaworld",
+    "h5py": "hdf5",
     "matplotlib": "report",
     "av": "report",
     "wandb": "wandb",
@@ -159,9 +167,15 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seeds", type=int, help="number of seeds; the spec's if not given")
     reproduce.add_argument("--only", help="one experiment of the proof")
     reproduce.add_argument("--jobs", type=int, default=1, help="processes at a time")
-    data = add("data", _data, "Look at, verify or repair a dataset.")
-    data.add_argument("action", choices=["info", "verify", "repair"])
-    data.add_argument("path", metavar="DATASET")
+    data = add("data", _data, "Look at, verify, repair or convert a dataset.", DATA)
+    data.add_argument("action", choices=["info", "verify", "repair", "convert", "view"])
+    data.add_argument("path", metavar="DATASET", help="a folder or an HDF5 file")
+    data.add_argument("out", nargs="?", metavar="OUT", help="convert: where to write")
+    data.add_argument("--to", metavar="FORMAT", help="convert: lerobot, robomimic, libero, minari")
+    data.add_argument("--html", metavar="FILE", help="view: write a page instead of a table")
+    data.add_argument(
+        "--episodes", type=int, default=3, metavar="N", help="view: episodes drawn on the page"
+    )
     return parser
 
 
@@ -339,31 +353,9 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from embodied import data
+    from embodied import datatools
 
-    if arguments.action == "repair":
-        done = data.repair(arguments.path)
-        for problem in done.problems:
-            print(problem)
-        for path in done.quarantined:
-            print(f"moved to quarantine: {path}")
-        _say(f"{done.num_episodes} episodes, {done.num_frames} frames verified")
-        return 0
-    if arguments.action == "verify":
-        problems = data.verify(arguments.path)
-        for problem in problems:
-            print(problem)
-        _say("no problems" if not problems else f"{len(problems)} problem(s)")
-        return int(any(problem.fatal for problem in problems))
-    from embodied.datasets import describe_dataset
-
-    dataset = data.Dataset.open(arguments.path, verify=False)
-    for key, value in describe_dataset(dataset, arguments.path).items():
-        print(f"{key}: {value}")
-    print(f"env: {dataset.env_id}\nfps: {dataset.fps}")
-    for name, feature in dataset.features.items():
-        print(f"{name}: {feature.dtype} {feature.shape}")
-    return 0
+    return datatools.run(arguments)
 
 
 if __name__ == "__main__":

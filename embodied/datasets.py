@@ -20,6 +20,7 @@ from embodied.data import (
     DatasetNotFound,
     DatasetWriter,
     EmptyDataset,
+    Reader,
     transition_features,
 )
 from embodied.settings import CollectSettings, Settings, changes
@@ -213,13 +214,12 @@ def load_episodes(
     ]
 
 
-def describe_dataset(dataset: Dataset, path: str | Path) -> dict[str, Any]:
+def describe_dataset(dataset: Reader, path: str | Path) -> dict[str, Any]:
     """What a report says about the data."""
     share = None
     if "next.success" in dataset.features:
-        success = dataset.arrays(["next.success"])["next.success"].reshape(-1)
-        bounds = np.cumsum(dataset.episode_lengths)[:-1]
-        share = float(np.mean([part.any() for part in np.split(success, bounds)]))
+        episodes = (dataset.episode(i, ["next.success"]) for i in range(dataset.num_episodes))
+        share = float(np.mean([columns["next.success"].any() for columns in episodes]))
     return {
         "path": str(path),
         "fingerprint": dataset.fingerprint,

@@ -15,7 +15,7 @@ can be rebuilt. The layout is that of LeRobot 0.4.4, codebase version v3.0.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ CODEBASE_VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
 EPISODE_ROWS_PER_FILE = 50  # bounds what one more episode rewrites
 
-DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+DTYPES = (
+    *("float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64", "bool"),
+)
 
 
 class DatasetError(ValueError):
@@ -161,11 +164,7 @@ class Settings:
                     f"feature name {name!r} is reserved or contains '/'; "
                     f"reserved: task, {', '.join(INDEX_FEATURES)}"
                 )
-        try:
-            meta = json.loads(json.dumps(self.meta, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"meta must be plain JSON (finite numbers): {error}") from error
-        object.__setattr__(self, "meta", meta)
+        object.__setattr__(self, "meta", plain_json(self.meta))
 
     @property
     def columns(self) -> dict[str, Feature]:
@@ -235,7 +234,7 @@ class Ledger:
             "fingerprint": self.fingerprint,
             "episodes": [asdict(episode) for episode in self.episodes],
         }
-        return _seal(body)
+        return seal(body)
 
     @classmethod
     def parse(cls, raw: bytes) -> "Ledger":
@@ -244,12 +243,7 @@ class Ledger:
         Raises:
             ValueError: any byte differs from what `render` wrote.
         """
-        body = json.loads(raw)
-        if not isinstance(body, dict) or body.get("format") != FORMAT:
-            raise ValueError(f"not a ledger of format {FORMAT}")
-        digest = body.pop("sha256", None)
-        if digest is None or _seal(body) != raw:
-            raise ValueError("the ledger's own checksum does not match")
+        body = unseal(raw, FORMAT)
         return cls(
             Settings.from_json(body["settings"]),
             tuple(body["tasks"]),
@@ -258,10 +252,47 @@ class Ledger:
         )
 
 
-def _seal(body: dict[str, Any]) -> bytes:
+def seal(body: Mapping[str, Any]) -> bytes:
     """JSON bytes of an object with its own SHA-256 as the last field."""
     text = json.dumps(body, ensure_ascii=False, allow_nan=False)  # no indent: 10 times faster
     return f'{text[:-1]}, "sha256": "{sha256_bytes(text.encode())}"}}\n'.encode()
+
+
+def unseal(raw: bytes, kind: str) -> dict[str, Any]:
+    """Inverse of `seal` for an object whose `format` is `kind`.
+
+    Raises:
+        ValueError: any byte differs from what `seal` wrote.
+    """
+    body = json.loads(raw)
+    if not isinstance(body, dict) or body.get("format") != kind:
+        raise ValueError(f"not a ledger of format {kind}")
+    digest = body.pop("sha256", None)
+    if digest is None or seal(body) != raw:
+        raise ValueError("the ledger's own checksum does not match")
+    return body
+
+
+def plain_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of an object as JSON would give it back.
+
+    Raises:
+        ValueError: it holds something else than plain JSON, or a number that is not finite.
+    """
+    try:
+        return json.loads(json.dumps(dict(data), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"meta must be plain JSON (finite numbers): {error}") from error
+
+
+def check_names(root: Path, names: Sequence[str] | None, columns: Mapping[str, Feature]) -> None:
+    """Refuse names that are no columns of the dataset.
+
+    Raises:
+        KeyError: naming them and what there is.
+    """
+    if unknown := [name for name in names or () if name not in columns]:
+        raise KeyError(f"no columns {unknown} in {root}; it has {list(columns)}")
 
 
 def dump_json(data: Any) -> bytes:

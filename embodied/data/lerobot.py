@@ -19,10 +19,12 @@ from embodied.data.layout import (
     IncompatibleDataset,
     Ledger,
     Settings,
+    check_names,
     data_path,
     index_columns,
 )
 from embodied.data.parquet import encode_episode, pyarrow
+from embodied.data.recording import EpisodeWriter
 from embodied.data.views import (
     Summary,
     checked_episodes,
@@ -30,27 +32,23 @@ from embodied.data.views import (
     publish,
     read_data,
     read_ledger,
+    read_meta,
     sweep,
     view_state,
 )
 
 
-class DatasetWriter:
+class DatasetWriter(EpisodeWriter):
     """Appends episodes; each is durable when `save_episode` returns.
 
     One writer per dataset at a time. A writer killed at any instant leaves every saved episode
     readable, and `resume` continues after them.
-
-    Attributes:
-        root: the dataset's directory.
-        settings: what was fixed when it was created.
     """
 
     def __init__(self, root: str | Path, ledger: Ledger, summary: Summary, lock: ExitStack):
         """Used by `create` and `resume`."""
-        self.root, self.settings = Path(root), ledger.settings
-        self._ledger, self._summary, self._lock = ledger, summary, lock
-        self._frames: list[dict[str, np.ndarray]] = []
+        super().__init__(root, ledger.settings, lock)
+        self._ledger, self._summary = ledger, summary
 
     @classmethod
     def create(
@@ -124,105 +122,19 @@ class DatasetWriter:
         """Rows in the saved episodes."""
         return self._ledger.num_frames
 
-    def add_frame(self, frame: Mapping[str, Any]) -> None:
-        """Append one row to the episode being recorded; it is in memory until `save_episode`.
-
-        Args:
-            frame: a value for each feature, of its exact shape and dtype. Python bools, ints
-                and floats are taken for scalars of the same kind. Values are copied.
-
-        Raises:
-            ValueError: a name, shape or dtype is wrong, or a number is not finite.
-        """
-        where = f"frame {len(self._frames)} of episode {self.num_episodes}"
-        features = self.settings.features
-        missing, unknown = sorted(features.keys() - frame), sorted(frame.keys() - features)
-        if missing or unknown:
-            raise ValueError(f"{where}: missing features {missing}, unknown features {unknown}")
-        self._frames.append(
-            {name: _checked(frame[name], f, f"{where}: {name!r}") for name, f in features.items()}
-        )
-
-    def save_episode(self, task: str) -> int:
-        """Write the recorded frames as one episode; it is on disk when this returns.
-
-        If it raises (a full disk, say), the frames are kept and the call may be repeated.
-
-        Args:
-            task: what the episode is meant to do, in words.
-
-        Returns:
-            The episode's index.
-
-        Raises:
-            ValueError: there is no frame, or no task.
-            OSError: the disk refused.
-        """
-        if not self._frames or not task:
-            raise ValueError("an episode needs at least one frame and a task description")
+    def _commit(self, columns: dict[str, np.ndarray], task: str, meta: dict[str, Any]) -> None:
         ledger, settings, index = self._ledger, self.settings, self.num_episodes
         tasks = ledger.tasks if task in ledger.tasks else (*ledger.tasks, task)
-        length, task_index = len(self._frames), tasks.index(task)
-        columns = {name: np.stack([f[name] for f in self._frames]) for name in settings.features}
+        length, task_index = len(next(iter(columns.values()))), tasks.index(task)
         columns |= index_columns(settings, index, ledger.num_frames, task_index, length)
 
-        raw = encode_episode(settings, task, columns)
+        raw = encode_episode(settings, task, columns, meta)
         write_atomic(self.root / data_path(index), raw)
         entry = Episode(length, task_index, sha256_bytes(raw))
         ledger = replace(ledger, tasks=tasks, episodes=(*ledger.episodes, entry))
         summary = self._summary.extended(settings, task, columns)
         self._ledger, _ = publish(self.root, ledger, summary.render(ledger, latest_only=True))
         self._summary = summary
-        self._frames.clear()
-        return index
-
-    def discard_episode(self) -> int:
-        """Forget the frames since the last saved episode; returns how many."""
-        count = len(self._frames)
-        self._frames.clear()
-        return count
-
-    def close(self) -> None:
-        """Release the dataset.
-
-        Raises:
-            DatasetError: frames were added that are neither saved nor discarded.
-        """
-        self._lock.close()
-        if self._frames:
-            raise DatasetError(
-                f"{len(self._frames)} frames of episode {self.num_episodes} were not saved; "
-                "call save_episode or discard_episode before closing"
-            )
-
-    def __enter__(self) -> "DatasetWriter":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is not None:  # the error that ended the episode matters, not its frames
-            self.discard_episode()
-        self.close()
-
-
-def _checked(value: Any, feature: Feature, where: str) -> np.ndarray:
-    """A copy of a frame's value, or a ValueError that begins with `where`."""
-    array = np.array(value)
-    dtype = np.dtype(feature.dtype)
-    kinds = {bool: "b", int: "iu", float: "f"}
-    if feature.shape == () and dtype.kind in kinds.get(type(value), ""):
-        try:
-            with np.errstate(over="ignore"):  # becomes an infinity, refused below
-                array = np.array(value, dtype)
-        except OverflowError as error:
-            raise ValueError(f"{where}: {value} does not fit in {dtype}") from error
-    if array.shape != feature.shape:
-        raise ValueError(f"{where} has shape {array.shape}, expected {feature.shape}")
-    if array.dtype != dtype:
-        raise ValueError(f"{where} has dtype {array.dtype}, expected {dtype}")
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        bad = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise ValueError(f"{where} is not finite at {bad}: {array[tuple(bad)]}")
-    return array
 
 
 def _check_views(root: Path, ledger: Ledger) -> None:
@@ -315,16 +227,44 @@ class Dataset:
         """SHA-256 over the checksums of the data files: what exactly was trained on."""
         return self._ledger.fingerprint
 
-    def episode(self, index: int) -> dict[str, np.ndarray]:
-        """All columns of one episode, each [length, *shape], index columns included.
+    def task(self, index: int) -> str:
+        """What an episode was meant to do.
+
+        Raises:
+            IndexError: there is no such episode.
+        """
+        self._check(index)
+        return self._ledger.tasks[self._ledger.episodes[index].task]
+
+    def episode(self, index: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Columns of one episode, each [length, *shape].
+
+        Args:
+            index: which episode.
+            names: which columns; all of them by default, index columns included.
+
+        Raises:
+            IndexError: there is no such episode.
+            KeyError: no such column.
+            CorruptDataset: its file has changed.
+        """
+        self._check(index)
+        check_names(self.root, names, self._ledger.settings.columns)
+        return read_data(self.root, self._ledger, index, names)
+
+    def episode_meta(self, index: int) -> dict[str, Any]:
+        """The JSON object saved with an episode.
 
         Raises:
             IndexError: there is no such episode.
             CorruptDataset: its file has changed.
         """
+        self._check(index)
+        return read_meta(self.root, self._ledger, index)
+
+    def _check(self, index: int) -> None:
         if not 0 <= index < self.num_episodes:
             raise IndexError(f"episode {index} of {self.num_episodes} in {self.root}")
-        return read_data(self.root, self._ledger, index)
 
     def arrays(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Columns of all episodes, one after the other: [num_frames, *shape], contiguous.
@@ -338,8 +278,7 @@ class Dataset:
         """
         columns = self._ledger.settings.columns
         names = list(columns if names is None else names)
-        if unknown := [name for name in names if name not in columns]:
-            raise KeyError(f"no columns {unknown} in {self.root}; it has {list(columns)}")
+        check_names(self.root, names, columns)
         out = {
             name: np.empty((self.num_frames, *columns[name].shape), columns[name].dtype)
             for name in names

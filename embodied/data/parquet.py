@@ -87,16 +87,18 @@ def _values(column: Any, name: str, feature: Feature) -> np.ndarray:
     return np.array(values, dtype=feature.dtype).reshape(rows, *feature.shape)
 
 
-def encode_episode(settings: Settings, task: str, columns: Mapping[str, np.ndarray]) -> bytes:
-    """The data file of one episode; its header repeats the settings and the task."""
+def encode_episode(
+    settings: Settings, task: str, columns: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+) -> bytes:
+    """The data file of one episode; its header repeats the settings, the task and `meta`."""
     pa, _ = pyarrow()
     table = pa.table({name: _column(columns[name], f) for name, f in settings.columns.items()})
-    header = json.dumps({"settings": settings.to_json(), "task": task}).encode()
+    header = json.dumps({"settings": settings.to_json(), "task": task, "meta": meta}).encode()
     return table_bytes(table.replace_schema_metadata({HEADER: header}))
 
 
-def decode_header(raw: bytes) -> tuple[Settings, str]:
-    """Settings and task from the header of a data file.
+def decode_header(raw: bytes) -> tuple[Settings, str, dict[str, Any]]:
+    """Settings, task and the episode's own JSON object from the header of a data file.
 
     Raises:
         ValueError: the file is unreadable or was not written by `encode_episode`.
@@ -106,7 +108,8 @@ def decode_header(raw: bytes) -> tuple[Settings, str]:
         raise ValueError("the file has no embodied header")
     try:
         header = json.loads(metadata[HEADER])
-        return Settings.from_json(header["settings"]), str(header["task"])
+        settings = Settings.from_json(header["settings"])
+        return settings, str(header["task"]), dict(header.get("meta", {}))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the file's embodied header is damaged: {error!r}") from error
 

@@ -2,7 +2,7 @@
 
 import itertools
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from embodied.data.layout import (
     index_columns,
 )
 from embodied.data.parquet import decode_episode, decode_header
+from embodied.data.problems import Problem, RepairReport
 from embodied.data.views import (
     Summary,
     check_episode,
@@ -28,54 +29,6 @@ from embodied.data.views import (
     sweep,
     view_state,
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a file of a dataset.
-
-    Attributes:
-        path: the file, relative to the dataset.
-        reason: what is wrong with it.
-        episode: the episode it holds, or None for metadata.
-        fatal: whether `Dataset.open` refuses. What an interrupted writer leaves is not fatal;
-            `DatasetWriter.resume` and `repair` clear it away.
-    """
-
-    path: str
-    reason: str
-    episode: int | None = None
-    fatal: bool = True
-
-    def __str__(self):
-        where = self.path if self.episode is None else f"{self.path} (episode {self.episode})"
-        return f"{where}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class RepairReport:
-    """What `repair` did.
-
-    Attributes:
-        num_episodes: episodes in the dataset now.
-        num_frames: their rows.
-        problems: what was wrong, in the order found.
-        quarantined: files moved to `quarantine/`, by their old paths.
-        removed: temporary files deleted.
-        rewritten: metadata files written anew.
-    """
-
-    num_episodes: int
-    num_frames: int
-    problems: tuple[Problem, ...]
-    quarantined: tuple[str, ...]
-    removed: tuple[str, ...]
-    rewritten: tuple[str, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything on disk was changed."""
-        return bool(self.quarantined or self.removed or self.rewritten)
 
 
 def verify(root: str | Path) -> list[Problem]:
@@ -174,7 +127,7 @@ def _ledger_from_data(root: Path) -> Ledger:
             break
         raw = path.read_bytes()
         try:
-            settings, task = decode_header(raw)
+            settings, task, _ = decode_header(raw)
             ledger = ledger or Ledger(settings)
             columns = decode_episode(settings, raw)
         except ValueError:

@@ -36,7 +36,13 @@ from embodied.data.layout import (
     episodes_path,
     index_columns,
 )
-from embodied.data.parquet import decode_episode, encode_rows, encode_tasks, read_table
+from embodied.data.parquet import (
+    decode_episode,
+    decode_header,
+    encode_rows,
+    encode_tasks,
+    read_table,
+)
 
 ABSENT = "absent"  # stands for the checksum of a file that does not exist
 
@@ -195,6 +201,23 @@ def read_data(root: Path, ledger: Ledger, episode: int, names=None) -> dict[str,
     Raises:
         CorruptDataset: naming the file and the episode.
     """
+    raw = _sound_bytes(root, ledger, episode)
+    try:
+        return decode_episode(ledger.settings, raw, names)
+    except ValueError as error:
+        raise CorruptDataset(root, data_path(episode), str(error), episode) from error
+
+
+def read_meta(root: Path, ledger: Ledger, episode: int) -> dict[str, Any]:
+    """The JSON object saved with an episode; raises as `read_data` does."""
+    raw = _sound_bytes(root, ledger, episode)
+    try:
+        return decode_header(raw)[2]
+    except ValueError as error:
+        raise CorruptDataset(root, data_path(episode), str(error), episode) from error
+
+
+def _sound_bytes(root: Path, ledger: Ledger, episode: int) -> bytes:
     path = data_path(episode)
     try:
         raw = (root / path).read_bytes()
@@ -202,10 +225,7 @@ def read_data(root: Path, ledger: Ledger, episode: int, names=None) -> dict[str,
         raise CorruptDataset(root, path, "the file is missing", episode) from error
     if sha256_bytes(raw) != ledger.episodes[episode].sha256:
         raise CorruptDataset(root, path, "its checksum differs from the ledger's", episode)
-    try:
-        return decode_episode(ledger.settings, raw, names)
-    except ValueError as error:
-        raise CorruptDataset(root, path, str(error), episode) from error
+    return raw
 
 
 def check_episode(root: Path, ledger: Ledger, index: int, start: int) -> dict[str, np.ndarray]:
