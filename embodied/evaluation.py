@@ -123,8 +123,9 @@ def evaluate(
         The evaluation, and where its ledger lies: one JSON line of circumstances, then one per
         episode. The page lies beside it.
     """
-    if episodes < 1 or workers < 1:
-        raise UserError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
+    for name, value in (("episodes", episodes), ("workers", workers)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
     run = Path(run)
     tasks = _tasks(run, suite)
     jobs = [(task, index) for task in tasks for index in range(episodes)]

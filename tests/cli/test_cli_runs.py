@@ -70,7 +70,7 @@ def test_evaluation_repeats(place, embodied):
     path = place / RUN / "ledger-5-seed0.jsonl"
     ledger = path.read_text()
     assert len(ledger.splitlines()) == 6
-    assert json.loads(ledger.splitlines()[0])["env_hash"]
+    assert json.loads(ledger.splitlines()[0])["tasks"]["maze/point-v0"]["env_hash"]
     path.unlink()
     assert embodied("eval", f"policy={RUN}", "episodes=5")[1] == out
     assert path.read_text() == ledger
@@ -82,7 +82,10 @@ def test_evaluation_repeats(place, embodied):
 def test_evaluation_is_the_one_of_training(place, embodied):
     embodied("eval", f"policy={RUN}", "episodes=3")
     lines = (place / RUN / "ledger-3-seed0.jsonl").read_text().splitlines()[1:]
-    assert [json.loads(line) for line in lines] == read_log(RUN, "evaluation")[-1]["ledger"]
+    expected = read_log(RUN, "evaluation")[-1]["ledger"]
+    assert [json.loads(line) for line in lines] == [
+        {"task": "maze/point-v0", **e} for e in expected
+    ]
 
 
 @pytest.mark.parametrize(
