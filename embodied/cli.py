@@ -172,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("path", metavar="DATASET", help="a folder or an HDF5 file")
     data.add_argument("out", nargs="?", metavar="OUT", help="convert: where to write")
     data.add_argument("--to", metavar="FORMAT", help="convert: lerobot, robomimic, libero, minari")
+    data.add_argument("--video", action="store_true", help="convert: pictures as mp4 (lerobot)")
     data.add_argument("--html", metavar="FILE", help="view: write a page instead of a table")
     data.add_argument(
         "--episodes", type=int, default=3, metavar="N", help="view: episodes drawn on the page"

@@ -59,7 +59,9 @@ def _convert(arguments: argparse.Namespace) -> int:
             f"FORMAT one of {', '.join(data.FORMATS)}"
         )
     with _bar("converting") as advance:
-        new = data.convert(arguments.path, arguments.out, arguments.to, advance)
+        new = data.convert(
+            arguments.path, arguments.out, arguments.to, advance, video=arguments.video
+        )
     print(f"embodied: {new.num_episodes} episodes, {new.num_frames} frames in {arguments.out}")
     return 0
 

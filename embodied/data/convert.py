@@ -1,12 +1,13 @@
 """From one format to another, and windows of any of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from embodied.data.formats import Reader, create, detect, named, open_dataset
-from embodied.data.layout import DatasetError, IncompatibleDataset
+from embodied.data.layout import DatasetError, Feature, IncompatibleDataset
 
 
 def convert(
@@ -14,17 +15,20 @@ def convert(
     target: str | Path,
     format: str,
     on_episode: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    video: bool = False,
 ) -> Reader:
     """Copy a dataset into another format, one durable episode at a time.
 
-    Values, dtypes and shapes stay as they are. Called again after an interruption it goes on
-    behind the last episode that arrived.
+    Values, dtypes and shapes stay as they are, but for videos, which a codec changes. Called
+    again after an interruption it goes on behind the last episode that arrived.
 
     Args:
         source: a dataset of any format.
         target: where to write.
         format: the target's format, a name of `FORMATS`.
         on_episode: told how many episodes have arrived, and of how many.
+        video: store pictures [H, W, 3] uint8 as mp4, which only LeRobot's format can.
 
     Returns:
         The new dataset.
@@ -36,7 +40,10 @@ def convert(
     """
     source, target = Path(source), Path(target)
     reader = open_dataset(source, verify=False)
-    settings = {"env_id": reader.env_id, "fps": reader.fps, "features": reader.features}
+    features = {name: _feature(feature, video) for name, feature in reader.features.items()}
+    if video and format != "lerobot":
+        raise DatasetError(f"only the lerobot format stores video, not {format}")
+    settings = {"env_id": reader.env_id, "fps": reader.fps, "features": features}
     origin = {"format": detect(source).name, "fingerprint": reader.fingerprint}
     meta = {**reader.meta, "converted": origin}
     try:
@@ -45,17 +52,22 @@ def convert(
         if isinstance(error, IncompatibleDataset) or detect(target).name != format:
             raise
         writer = named(format).resume(target)
-        if writer.settings.meta != meta or writer.settings.features != reader.features:
+        if writer.settings.meta != meta or writer.settings.features != features:
             writer.close()
             raise DatasetError(
                 f"{target} exists and is no unfinished copy of {source}; choose another path"
             ) from error
     with writer:
         for index in range(writer.num_episodes, reader.num_episodes):
-            columns = reader.episode(index, list(reader.features))
+            columns = reader.episode(index, list(features))
             writer.add_episode(columns, reader.task(index), reader.episode_meta(index))
             on_episode(index + 1, reader.num_episodes)
     return named(format).open(target, verify=False)
+
+
+def _feature(feature: Feature, video: bool) -> Feature:
+    picture = feature.dtype == "uint8" and len(feature.shape) == 3 and feature.shape[2] == 3
+    return replace(feature, video=video and picture)
 
 
 def windows(

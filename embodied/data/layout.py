@@ -3,6 +3,7 @@
 ::
 
     data/chunk-000/file-007.parquet           the rows of episode 7 (one file per episode)
+    videos/NAME/chunk-000/file-007.mp4        the pictures of episode 7, for video features
     meta/embodied.json                        the ledger: settings, episodes, checksums
     meta/info.json, stats.json, tasks.parquet,
     meta/episodes/chunk-000/file-000.parquet  what LeRobot reads, derived from the two above
@@ -11,7 +12,8 @@ An episode exists once the ledger names it, so replacing that one file commits i
 files of `meta/` are views: they follow the ledger, can be rebuilt from it and the data, and
 after a crash may be one commit behind, which the ledger allows by keeping their previous
 checksum. Every data file repeats the settings in its Parquet header, so that even a lost ledger
-can be rebuilt. The layout is that of LeRobot 0.4.4, codebase version v3.0.
+can be rebuilt; it also holds the checksums of the episode's videos. The layout is that of
+LeRobot 0.4.4, codebase version v3.0.
 """
 
 import json
@@ -84,11 +86,13 @@ class Feature:
         dtype: a name of `DTYPES`.
         shape: the shape of one frame's value; () for a scalar.
         names: optional names of the components, for people and for LeRobot's tools.
+        video: pictures [H, W, 3] uint8 that LeRobot's layout stores as mp4, within codec error.
     """
 
     dtype: str
     shape: tuple[int, ...] = ()
     names: tuple[str, ...] | None = None
+    video: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -98,6 +102,9 @@ class Feature:
             raise ValueError(f"unsupported dtype {self.dtype!r}; supported: {', '.join(DTYPES)}")
         if any(n < 1 for n in self.shape) or len(self.shape) > 4:
             raise ValueError(f"unsupported shape {self.shape}: 0 to 4 axes, each at least 1 long")
+        picture = self.dtype == "uint8" and len(self.shape) == 3 and self.shape[2] == 3
+        if self.video and not picture:
+            raise ValueError(f"a video has pictures [H, W, 3] uint8, not {self.dtype} {self.shape}")
 
     @property
     def lerobot_shape(self) -> tuple[int, ...]:
@@ -170,6 +177,16 @@ class Settings:
     def columns(self) -> dict[str, Feature]:
         """All columns of a data file, index columns last."""
         return {**self.features, **INDEX_FEATURES}
+
+    @property
+    def table(self) -> dict[str, Feature]:
+        """The columns that are in a data file: all but the videos."""
+        return {name: f for name, f in self.columns.items() if not f.video}
+
+    @property
+    def videos(self) -> list[str]:
+        """The names of the video columns."""
+        return [name for name, feature in self.features.items() if feature.video]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` inverts it."""
@@ -304,6 +321,12 @@ def data_path(episode: int) -> str:
     """The data file of an episode, relative to the dataset."""
     chunk, file = divmod(episode, FILES_PER_CHUNK)
     return f"data/chunk-{chunk:03d}/file-{file:03d}.parquet"
+
+
+def video_path(name: str, episode: int) -> str:
+    """The video file of an episode's column, relative to the dataset."""
+    chunk, file = divmod(episode, FILES_PER_CHUNK)
+    return f"videos/{name}/chunk-{chunk:03d}/file-{file:03d}.mp4"
 
 
 def episodes_path(file: int) -> str:

@@ -1,5 +1,6 @@
 """Record and read datasets in the LeRobotDataset v3 layout; see `layout` for the files."""
 
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embodied.data import video
 from embodied.data.io import exclusive, sha256_bytes, write_atomic
 from embodied.data.layout import (
     LOCK,
@@ -22,8 +24,9 @@ from embodied.data.layout import (
     check_names,
     data_path,
     index_columns,
+    video_path,
 )
-from embodied.data.parquet import encode_episode, pyarrow
+from embodied.data.parquet import Header, encode_episode, pyarrow
 from embodied.data.recording import EpisodeWriter
 from embodied.data.views import (
     Summary,
@@ -128,13 +131,26 @@ class DatasetWriter(EpisodeWriter):
         length, task_index = len(next(iter(columns.values()))), tasks.index(task)
         columns |= index_columns(settings, index, ledger.num_frames, task_index, length)
 
-        raw = encode_episode(settings, task, columns, meta)
+        videos = {name: self._write_video(index, name, columns) for name in settings.videos}
+        raw = encode_episode(Header(settings, task, meta, videos), columns)
         write_atomic(self.root / data_path(index), raw)
         entry = Episode(length, task_index, sha256_bytes(raw))
         ledger = replace(ledger, tasks=tasks, episodes=(*ledger.episodes, entry))
         summary = self._summary.extended(settings, task, columns)
         self._ledger, _ = publish(self.root, ledger, summary.render(ledger, latest_only=True))
         self._summary = summary
+
+    def _write_video(self, index: int, name: str, columns: dict[str, Any]) -> dict[str, Any]:
+        """Encode a column and put its statistics in its place; returns what the header says."""
+        frames = columns[name]
+        raw = video.encode(frames, self.settings.fps)
+        count = video.count_frames(io.BytesIO(raw))
+        if count != len(frames):
+            raise DatasetError(f"{name}: {count} of {len(frames)} pictures were encoded")
+        write_atomic(self.root / video_path(name, index), raw)
+        columns[name] = video.picture_stats(frames)
+        stats = {key: value.tolist() for key, value in columns[name].items()}
+        return {"sha256": sha256_bytes(raw), "stats": stats}
 
 
 def _check_views(root: Path, ledger: Ledger) -> None:
@@ -249,8 +265,40 @@ class Dataset:
             CorruptDataset: its file has changed.
         """
         self._check(index)
-        check_names(self.root, names, self._ledger.settings.columns)
-        return read_data(self.root, self._ledger, index, names)
+        settings = self._ledger.settings
+        check_names(self.root, names, settings.columns)
+        names = list(settings.columns if names is None else names)
+        in_table = [name for name in names if name in settings.table]
+        columns = read_data(self.root, self._ledger, index, in_table) if in_table else {}
+        length = self._ledger.episodes[index].length
+        for name in settings.videos:
+            if name in names:
+                times = np.arange(length) / self.fps
+                columns[name] = self.frames(index, name, times)
+        return {name: columns[name] for name in names}
+
+    def frames(self, index: int, name: str, timestamps: Sequence[float]) -> np.ndarray:
+        """Pictures of a video column: [N, H, W, 3] uint8.
+
+        Args:
+            index: which episode.
+            name: which column.
+            timestamps: [N] seconds from the start of the episode; each takes the picture whose
+                own time is at most half a frame away.
+
+        Raises:
+            IndexError: there is no such episode.
+            KeyError: no such video.
+            CorruptDataset: the video is damaged, or has no picture at that time.
+        """
+        self._check(index)
+        if name not in self._ledger.settings.videos:
+            raise KeyError(f"no video {name!r} in {self.root}; {self._ledger.settings.videos}")
+        path = video_path(name, index)
+        try:
+            return video.decode_at(self.root / path, timestamps, 0.5 / self.fps)
+        except ValueError as error:
+            raise CorruptDataset(self.root, path, str(error), index) from error
 
     def episode_meta(self, index: int) -> dict[str, Any]:
         """The JSON object saved with an episode.
@@ -270,14 +318,14 @@ class Dataset:
         """Columns of all episodes, one after the other: [num_frames, *shape], contiguous.
 
         Args:
-            names: which columns; all of them by default.
+            names: which columns; all of them but videos by default.
 
         Raises:
             KeyError: no such column.
             CorruptDataset: a file has changed.
         """
         columns = self._ledger.settings.columns
-        names = list(columns if names is None else names)
+        names = list(self._ledger.settings.table if names is None else names)
         check_names(self.root, names, columns)
         out = {
             name: np.empty((self.num_frames, *columns[name].shape), columns[name].dtype)
@@ -285,7 +333,7 @@ class Dataset:
         }
         start = 0
         for index, entry in enumerate(self._ledger.episodes):
-            for name, values in read_data(self.root, self._ledger, index, names).items():
+            for name, values in self.episode(index, names).items():
                 out[name][start : start + entry.length] = values
             start += entry.length
         return out

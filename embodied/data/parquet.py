@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,18 +88,33 @@ def _values(column: Any, name: str, feature: Feature) -> np.ndarray:
     return np.array(values, dtype=feature.dtype).reshape(rows, *feature.shape)
 
 
-def encode_episode(
-    settings: Settings, task: str, columns: Mapping[str, np.ndarray], meta: Mapping[str, Any]
-) -> bytes:
-    """The data file of one episode; its header repeats the settings, the task and `meta`."""
+@dataclass(frozen=True)
+class Header:
+    """What a data file says of its episode beside the rows.
+
+    Attributes:
+        settings: those of the dataset.
+        task: what the episode was meant to do.
+        meta: the JSON object saved with it.
+        videos: name -> {"sha256", "stats"} of its video files.
+    """
+
+    settings: Settings
+    task: str
+    meta: dict[str, Any]
+    videos: dict[str, dict[str, Any]]
+
+
+def encode_episode(header: Header, columns: Mapping[str, np.ndarray]) -> bytes:
+    """The data file of one episode."""
     pa, _ = pyarrow()
-    table = pa.table({name: _column(columns[name], f) for name, f in settings.columns.items()})
-    header = json.dumps({"settings": settings.to_json(), "task": task, "meta": meta}).encode()
-    return table_bytes(table.replace_schema_metadata({HEADER: header}))
+    table = pa.table({name: _column(columns[name], f) for name, f in header.settings.table.items()})
+    text = json.dumps({**vars(header), "settings": header.settings.to_json()})
+    return table_bytes(table.replace_schema_metadata({HEADER: text.encode()}))
 
 
-def decode_header(raw: bytes) -> tuple[Settings, str, dict[str, Any]]:
-    """Settings, task and the episode's own JSON object from the header of a data file.
+def decode_header(raw: bytes) -> Header:
+    """The header of a data file.
 
     Raises:
         ValueError: the file is unreadable or was not written by `encode_episode`.
@@ -109,7 +125,8 @@ def decode_header(raw: bytes) -> tuple[Settings, str, dict[str, Any]]:
     try:
         header = json.loads(metadata[HEADER])
         settings = Settings.from_json(header["settings"])
-        return settings, str(header["task"]), dict(header.get("meta", {}))
+        meta, videos = dict(header.get("meta", {})), dict(header.get("videos", {}))
+        return Header(settings, str(header["task"]), meta, videos)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the file's embodied header is damaged: {error!r}") from error
 
@@ -123,10 +140,10 @@ def decode_episode(
         ValueError: unreadable, or its columns are not those of `settings`.
     """
     table = read_table(raw, names)
-    expected = list(settings.columns) if names is None else list(names)
+    expected = list(settings.table) if names is None else list(names)
     if sorted(table.column_names) != sorted(expected):
         raise ValueError(f"columns are {table.column_names}, expected {expected}")
-    return {name: _values(table[name], name, settings.columns[name]) for name in expected}
+    return {name: _values(table[name], name, settings.table[name]) for name in expected}
 
 
 def encode_tasks(tasks: Sequence[str]) -> bytes:

@@ -127,7 +127,8 @@ def _ledger_from_data(root: Path) -> Ledger:
             break
         raw = path.read_bytes()
         try:
-            settings, task, _ = decode_header(raw)
+            header = decode_header(raw)
+            settings, task = header.settings, header.task
             ledger = ledger or Ledger(settings)
             columns = decode_episode(settings, raw)
         except ValueError:

@@ -29,30 +29,38 @@ from embodied.data.layout import (
     TASKS,
     CorruptDataset,
     DatasetNotFound,
+    Feature,
     Ledger,
     Settings,
     data_path,
     dump_json,
     episodes_path,
     index_columns,
+    video_path,
 )
 from embodied.data.parquet import (
+    Header,
     decode_episode,
     decode_header,
     encode_rows,
     encode_tasks,
     read_table,
 )
+from embodied.data.video import count_frames, describe
 
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 ABSENT = "absent"  # stands for the checksum of a file that does not exist
 
 Stats = dict[str, dict[str, np.ndarray]]
 
 
 def episode_stats(settings: Settings, columns: Mapping[str, np.ndarray]) -> Stats:
-    """Minimum, maximum, mean, standard deviation and count of each column over its rows."""
-    stats = {}
-    for name, feature in settings.columns.items():
+    """Minimum, maximum, mean, standard deviation and count of each column over its rows.
+
+    For a video, `columns` holds its statistics already.
+    """
+    stats = {name: columns[name] for name in settings.videos}
+    for name, feature in settings.table.items():
         values = columns[name].astype(np.float64).reshape(-1, *feature.lerobot_shape)
         stats[name] = {
             "min": values.min(axis=0),
@@ -117,6 +125,10 @@ class Summary:
             "meta/episodes/chunk_index": meta_chunk,
             "meta/episodes/file_index": meta_file,
         }
+        for name in settings.videos:
+            row[f"videos/{name}/chunk_index"], row[f"videos/{name}/file_index"] = chunk, file
+            row[f"videos/{name}/from_timestamp"] = 0.0
+            row[f"videos/{name}/to_timestamp"] = length / settings.fps
         for name, values in stats.items():
             row.update({f"stats/{name}/{key}": value.tolist() for key, value in values.items()})
         return Summary((*self.rows, row), merge_stats(self.stats or {}, stats))
@@ -160,16 +172,19 @@ def info_json(ledger: Ledger) -> dict[str, Any]:
         "fps": settings.fps,
         "splits": {"train": f"0:{len(ledger.episodes)}"} if ledger.episodes else {},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": None,
-        "features": {
-            name: {
-                "dtype": feature.dtype,
-                "shape": list(feature.lerobot_shape),
-                "names": None if feature.names is None else list(feature.names),
-            }
-            for name, feature in settings.columns.items()
-        },
+        "video_path": VIDEO_PATH if settings.videos else None,
+        "features": {name: _feature_json(f, settings) for name, f in settings.columns.items()},
     }
+
+
+def _feature_json(feature: Feature, settings: Settings) -> dict[str, Any]:
+    names = feature.names or (("height", "width", "channels") if feature.video else None)
+    out = {
+        "dtype": "video" if feature.video else feature.dtype,
+        "shape": list(feature.lerobot_shape),
+        "names": None if names is None else list(names),
+    }
+    return out | ({"info": describe(feature.shape, settings.fps)} if feature.video else {})
 
 
 def read_ledger(root: Path) -> Ledger:
@@ -210,9 +225,14 @@ def read_data(root: Path, ledger: Ledger, episode: int, names=None) -> dict[str,
 
 def read_meta(root: Path, ledger: Ledger, episode: int) -> dict[str, Any]:
     """The JSON object saved with an episode; raises as `read_data` does."""
+    return read_header(root, ledger, episode).meta
+
+
+def read_header(root: Path, ledger: Ledger, episode: int) -> Header:
+    """The header of an episode's data file; raises as `read_data` does."""
     raw = _sound_bytes(root, ledger, episode)
     try:
-        return decode_header(raw)[2]
+        return decode_header(raw)
     except ValueError as error:
         raise CorruptDataset(root, data_path(episode), str(error), episode) from error
 
@@ -246,7 +266,25 @@ def check_episode(root: Path, ledger: Ledger, index: int, start: int) -> dict[st
         if not np.array_equal(columns[name], values):
             reason = f"column {name!r} is not that of {entry.length} rows from row {start} on"
             raise CorruptDataset(root, data_path(index), reason, index)
-    return columns
+    return columns | _checked_videos(root, ledger, index)
+
+
+def _checked_videos(root: Path, ledger: Ledger, index: int) -> dict[str, Stats]:
+    """The statistics of an episode's videos, their checksums and picture counts being right."""
+    names, found = ledger.settings.videos, {}
+    videos = read_header(root, ledger, index).videos if names else {}
+    for name in names:
+        path = video_path(name, index)
+        if not (root / path).is_file():
+            raise CorruptDataset(root, path, "the file is missing", index)
+        if sha256_file(root / path) != videos[name]["sha256"]:
+            reason = "its checksum differs from that in the episode's data file"
+            raise CorruptDataset(root, path, reason, index)
+        count, length = count_frames(root / path), ledger.episodes[index].length
+        if count != length:
+            raise CorruptDataset(root, path, f"it has {count} pictures, not {length}", index)
+        found[name] = {key: np.array(value) for key, value in videos[name]["stats"].items()}
+    return found
 
 
 def checked_episodes(root: Path, ledger: Ledger) -> Iterator[dict[str, np.ndarray]]:
@@ -359,9 +397,13 @@ def sweep(root: Path, ledger: Ledger, views: Iterable[str]) -> tuple[list[str], 
 
 def strays(root: Path, ledger: Ledger, views: Iterable[str]) -> list[str]:
     """Temporary files, and files in the places of data and views that are neither."""
-    known = {data_path(index) for index in range(len(ledger.episodes))} | set(views)
-    places = ("data/*/*.parquet", "meta/episodes/*/*.parquet", TASKS, STATS)
+    episodes = range(len(ledger.episodes))
+    known = {data_path(index) for index in episodes} | set(views)
+    known |= {video_path(name, index) for name in ledger.settings.videos for index in episodes}
+    places = ("data/*/*.parquet", "videos/*/*/*.mp4", "meta/episodes/*/*.parquet", TASKS, STATS)
     found = [path for place in places for path in root.glob(place)]
-    found += [path for top in ("data", "meta") for path in root.glob(f"{top}/**/*{TEMP_SUFFIX}")]
+    found += [
+        path for top in ("data", "meta", "videos") for path in root.glob(f"{top}/**/*{TEMP_SUFFIX}")
+    ]
     names = sorted(path.relative_to(root).as_posix() for path in found)
     return [name for name in names if name not in known]
