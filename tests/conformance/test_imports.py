@@ -19,7 +19,8 @@ SHARED = {
     "from_scratch",
     "offline_online",
 }  # files of methods that are no method
-SIMULATORS = ("mujoco", "metaworld", "dm_control", "robosuite", "libero", "robomimic")
+SIMULATORS = ("mujoco", "metaworld", "dm_control", "robosuite", "libero", "robomimic", "scipy")
+"""scipy comes with the simulators and is loaded with them."""
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
 
