@@ -77,9 +77,8 @@ class LeanSawyer(SawyerXYZEnv):
 
     def _get_obs(self) -> np.ndarray:
         current = self._get_curr_obs_combined_no_goal()
-        obs = np.empty(39)
-        obs[:18], obs[18:36] = current, self._prev_obs
-        obs[36:] = 0.0 if self._partially_observable else self._get_pos_goal()
+        goal = np.zeros(3) if self._partially_observable else self._get_pos_goal()
+        obs = np.concatenate((current, self._prev_obs, goal))
         self._prev_obs = current
         return obs
 
