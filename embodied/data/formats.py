@@ -22,7 +22,8 @@ from embodied.data import h5repair, hdf5, lerobot, minari, repair
 from embodied.data.h5layout import H5_ERRORS, Layout, h5py
 from embodied.data.h5ledger import read_ledger, side
 from embodied.data.h5store import H5Dataset, H5Writer
-from embodied.data.layout import DatasetError, Feature
+from embodied.data.layout import CorruptDataset, DatasetError, Feature, IncompatibleDataset
+from embodied.data.lerobot_foreign import ForeignDataset, is_foreign
 from embodied.data.problems import Problem, RepairReport
 from embodied.data.recording import EpisodeWriter
 
@@ -150,6 +151,43 @@ def _is_libero(path: Path) -> bool:
         return False  # damaged: robomimic's reader says how
 
 
+def _open_lerobot(path: Path, *, verify: bool = True) -> Reader:
+    reader = ForeignDataset if is_foreign(path) else lerobot.Dataset
+    return reader.open(path, verify=verify)
+
+
+def _resume_lerobot(path: Path) -> EpisodeWriter:
+    _refuse_foreign(path, "cannot be appended to; copy it first")
+    return lerobot.DatasetWriter.resume(path)
+
+
+def _verify_lerobot(path: Path) -> list[Problem]:
+    if not is_foreign(path):
+        return repair.verify(path)
+    try:
+        ForeignDataset.open(path)
+    except CorruptDataset as error:
+        return [Problem(error.path, error.reason, error.episode)]
+    return []
+
+
+def _repair_lerobot(path: Path) -> RepairReport:
+    if _verify_lerobot(path):
+        _refuse_foreign(path, "is left as it is; copy the episodes before the damage")
+    if not is_foreign(path):
+        return repair.repair(path)
+    dataset = ForeignDataset.open(path, verify=False)
+    return RepairReport(dataset.num_episodes, dataset.num_frames, (), (), (), ())
+
+
+def _refuse_foreign(path: Path, what: str) -> None:
+    if is_foreign(path):
+        raise IncompatibleDataset(
+            f"{path} was written by another tool, without checksums, and {what} with: "
+            f"embodied data convert {path} NEW --to lerobot"
+        )
+
+
 FORMATS = {
     format.name: format
     for format in (
@@ -162,11 +200,11 @@ FORMATS = {
             "lerobot",
             "LeRobotDataset v3: a folder of Parquet files",
             lambda path: True,  # last: a path that is nothing gets LeRobot's error
-            lerobot.Dataset.open,
+            _open_lerobot,
             lerobot.DatasetWriter.create,
-            lerobot.DatasetWriter.resume,
-            repair.verify,
-            repair.repair,
+            _resume_lerobot,
+            _verify_lerobot,
+            _repair_lerobot,
         ),
     )
 }

@@ -74,7 +74,7 @@ def _arrow_type(feature: Feature) -> Any:
     return pa.bool_() if feature.dtype == "bool" else getattr(pa, feature.dtype)()
 
 
-def _values(column: Any, name: str, feature: Feature) -> np.ndarray:
+def column_values(column: Any, name: str, feature: Feature) -> np.ndarray:
     """Inverse of `_column`: a writable, contiguous array of shape [rows, *feature.shape]."""
     pa, _ = pyarrow()
     rows, array = len(column), column.combine_chunks()
@@ -143,7 +143,7 @@ def decode_episode(
     expected = list(settings.table) if names is None else list(names)
     if sorted(table.column_names) != sorted(expected):
         raise ValueError(f"columns are {table.column_names}, expected {expected}")
-    return {name: _values(table[name], name, settings.table[name]) for name in expected}
+    return {name: column_values(table[name], name, settings.table[name]) for name in expected}
 
 
 def encode_tasks(tasks: Sequence[str]) -> bytes:

@@ -134,3 +134,34 @@ def test_a_full_disk(refused, monkeypatch):
 
     monkeypatch.setattr("embodied.datasets.collect", full)
     assert "some/file: No space left on device" in refused("collect", *MAZE, "out=x")
+
+
+FORMATS = {"robomimic": "copy.hdf5", "minari": "copy-v0", "lerobot": "copy"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_convert_verify_and_view_every_format(dataset, embodied, format):
+    if format != "lerobot":
+        pytest.importorskip("h5py")
+    out = FORMATS[format]
+    status, text, _ = embodied("data", "convert", str(dataset), out, "--to", format)
+    assert status == 0 and "3 episodes, " in text and f"frames in {out}" in text
+    assert embodied("data", "verify", out)[:2] == (0, "embodied: no problems\n")
+    status, text, _ = embodied("data", "info", out)
+    assert status == 0
+    for line in ("episodes: 3", "env: maze/point-v0", "action: float32 (2,)"):
+        assert line in text.splitlines()
+    status, text, _ = embodied("data", "view", out)
+    assert status == 0 and text.count("maze/point-v0") == 3
+    assert embodied("data", "view", out, "--html", "page.html")[0] == 0
+    page = Path("page.html").read_text()
+    assert page.count("<section>") == 3 + 3 and "<polyline" in page
+    assert embodied("data", "repair", out)[0] == 0
+
+
+def test_wrong_conversions(dataset, refused):
+    assert "--to FORMAT" in refused("data", "convert", str(dataset), "out")
+    assert "'zarr'; there are" in refused("data", "convert", str(dataset), "out", "--to", "zarr")
+    assert "takes one path" in refused("data", "info", str(dataset), "out")
+    words = ("data", "convert", str(dataset), "x.hdf5", "--to", "robomimic", "--video")
+    assert "only the lerobot format" in refused(*words)

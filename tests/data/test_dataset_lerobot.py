@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dataset_samples import LENGTHS, SETTINGS, add_frames, make_episode
 
+from embodied import data
 from embodied.data import Dataset, DatasetWriter, Feature
 
 PYTHON = os.environ.get("EMBODIED_LEROBOT_PYTHON")
@@ -51,3 +52,36 @@ def test_lerobot_serves_the_same_rows(tmp_path):
     ends = np.cumsum(LENGTHS)[ours["episode_index"]]
     following = np.minimum(np.arange(sum(LENGTHS)) + 1, ends - 1)
     np.testing.assert_array_equal(theirs["windows"][:, 1], ours["action"][following])
+
+
+@needs_lerobot
+@pytest.mark.slow
+def test_lerobots_own_recording(tmp_path):
+    pytest.importorskip("av")
+    root, out = tmp_path / "theirs", tmp_path / "out.npz"
+    script = Path(__file__).with_name("lerobot_writer.py")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [PYTHON, script, root, out], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert result.returncode == 0, result.stderr
+    theirs, dataset = np.load(out), data.open_dataset(root)
+    assert data.detect(root).name == "lerobot" and data.verify(root) == []
+    assert dataset.episode_lengths.tolist() == [4, 3] and dataset.fps == 10
+    for index in range(2):
+        assert dataset.task(index) == f"task {index}"
+        for name, values in dataset.episode(index).items():
+            expected = theirs[f"{index}/{name}"].reshape(values.shape)
+            if name == "observation.images.video":
+                assert np.abs(values.astype(int) - expected).mean() < 6
+            else:
+                np.testing.assert_array_equal(values, expected, err_msg=name)
+    copy = data.convert(root, tmp_path / "copy", "lerobot", video=True)
+    assert data.verify(tmp_path / "copy") == [] and copy.num_frames == 7
+    assert not data.repair(root).changed
+    with pytest.raises(data.IncompatibleDataset, match="embodied data convert"):
+        data.resume(root)
+    next(root.glob("videos/*/*/*.mp4")).unlink()
+    with pytest.raises(data.CorruptDataset, match=r"observation\.images\.video"):
+        data.open_dataset(root)
