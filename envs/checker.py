@@ -405,7 +405,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     ids = tasks() if args.all else args.ids
     if args.released:
-        ids = [env_id for env_id in ids if not env_id.startswith("maze/")]
+        ids = [env_id for env_id in ids if env_id.split("/")[0] in ("metaworld", "dm_control")]
     if not ids:
         parser.error("name at least one id, or --all")
     failed = 0
