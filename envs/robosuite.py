@@ -155,7 +155,8 @@ class RobosuiteEnv(RobosuiteSim):
             env_id: the id under which the environment was made.
             task: the package's name of the task.
             options: the shared options.
-            robots: one name, or two for a two-arm task; by default Panda.
+            robots: one name, or two for a two-arm task; by default Panda. (The Sawyer of 1.4 does
+                not compile under MuJoCo 3.3.)
             controller: one of `CONTROLLERS`, or a controller's whole configuration.
             control_freq: control steps per second; at most 500, MuJoCo's step being 2 ms.
 
