@@ -33,14 +33,13 @@ def is_foreign(root: Path) -> bool:
     """Whether a folder is a LeRobot dataset without a ledger and not one that lost it."""
     if not (root / INFO).is_file() or (root / LEDGER).exists():
         return False
-    data = next(iter(sorted(root.glob("data/*/*.parquet"))), None)
-    if data is None:
-        return False
     pa, pq = pyarrow()
-    try:
-        return HEADER not in (pq.read_schema(data).metadata or {})
-    except (pa.ArrowException, OSError):
-        return True
+    for file in sorted(root.glob("data/*/*.parquet")):
+        try:
+            return HEADER not in (pq.read_schema(file).metadata or {})
+        except (pa.ArrowException, OSError):
+            continue  # the next one tells
+    return False
 
 
 class ForeignDataset:
