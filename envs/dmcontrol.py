@@ -111,4 +111,5 @@ def _repair_sensor_names(physics: Any) -> None:
 
 
 def _flatten(observation: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.asarray(value).ravel() for value in observation.values()])
+    parts = observation.values()
+    return np.concatenate([part if part.ndim == 1 else np.ravel(part) for part in parts])

@@ -1,8 +1,9 @@
 """The suite's environments with cheaper checks and name look-ups, the same to the bit.
 
 The physics makes the same simulator calls in the same order, and the tasks are the suite's own
-code. Exchanged are `physics.step`, the named views `physics.named.data`, and `rewards.tolerance`,
-all in objects of our own (`envs.lean`), so that other users of dm_control see nothing of it.
+code. Exchanged are `physics.step` and `set_control`, the named views `physics.named.data`, and
+`rewards.tolerance`, all in objects of our own (`envs.lean`), so that other users of dm_control see
+nothing of it.
 """
 
 import functools
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mujoco
+import numpy as np
 from dm_control.mujoco import index
 from dm_control.rl.control import Environment, PhysicsError
 from dm_control.utils import rewards
@@ -26,6 +28,7 @@ def load(domain: str, task: str) -> Environment:
     environment.task.visualize_reward = False
     physics = environment.physics
     physics.step = _step(physics)
+    physics.set_control = functools.partial(np.copyto, physics.data.ctrl)
     fields = physics.named.data._asdict()
     named = index.make_struct_indexer({name: NamedField(old) for name, old in fields.items()})
     physics._named = physics._named._replace(data=named)
@@ -69,6 +72,10 @@ class NamedField(index.FieldIndexer):
 
     def _convert_key(self, key: Any) -> Any:
         try:
+            return self._known[key]  # at once for names alone: other keys are stored frozen
+        except (KeyError, TypeError):
+            pass
+        try:
             frozen = _frozen(key)
         except TypeError:
             return super()._convert_key(key)
@@ -78,12 +85,18 @@ class NamedField(index.FieldIndexer):
 
 
 def _frozen(key: Any) -> Any:
-    """Returns a hashable form of an index made of names, integers, slices, lists and tuples."""
+    """Returns a hashable form of an index made of names, integers, slices, lists and tuples.
+
+    A name or a tuple of names stands for itself. Everything else is marked with its type, since
+    a list and a tuple mean different things, and `True` equals 1.
+    """
     kind = type(key)
-    if kind is str or kind is int:
+    if kind is str or (kind is tuple and all(type(part) is str for part in key)):
         return key
     if kind is tuple or kind is list:
         return (kind, *map(_frozen, key))
     if kind is slice:
         return (kind, key.start, key.stop, key.step)
+    if kind is int:
+        return (kind, key)
     raise TypeError(f"an index of type {kind.__name__} is not remembered")
