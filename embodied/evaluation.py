@@ -25,7 +25,6 @@ import envs
 from embodied import assemble
 from embodied.core.checkpoint import Checkpoints
 from embodied.core.evaluate import Episode, Evaluation, Evaluator
-from embodied.core.stats import wilson
 from embodied.core.types import UserError
 from embodied.datasets import make_env
 from embodied.loading import load_policy
@@ -37,8 +36,8 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class SuiteEvaluation:
-    """The evaluations of several tasks, one list of initial states each.
+class SuiteEvaluation(Evaluation):
+    """The evaluations of several tasks, one list of initial states each, and all of them together.
 
     Attributes:
         tasks: by environment id.
@@ -47,31 +46,6 @@ class SuiteEvaluation:
 
     tasks: dict[str, Evaluation]
     head: dict[str, Any]
-
-    @property
-    def episodes(self) -> list[Episode]:
-        """Those of all tasks."""
-        return [episode for one in self.tasks.values() for episode in one.episodes]
-
-    @property
-    def successes(self) -> int:
-        """Episodes with success."""
-        return sum(episode.success for episode in self.episodes)
-
-    @property
-    def success(self) -> float:
-        """Success rate over all episodes."""
-        return self.successes / len(self.episodes)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval of the success rate."""
-        return wilson(self.successes, len(self.episodes))
-
-    @property
-    def mean_return(self) -> float:
-        """Mean episode return."""
-        return float(np.mean([episode.episode_return for episode in self.episodes]))
 
 
 class _Runner:
@@ -139,7 +113,12 @@ def evaluate(
         task: Evaluation(*map(list, zip(*(done[task, i] for i in range(episodes)), strict=True)))
         for task in tasks
     }
-    result = SuiteEvaluation(results, _head(run, suite, tasks, results, episodes, seed))
+    result = SuiteEvaluation(
+        [episode for one in results.values() for episode in one.episodes],
+        [actions for one in results.values() for actions in one.actions],
+        results,
+        _head(run, suite, tasks, results, episodes, seed),
+    )
     name = "" if suite is None else f"-{suite.replace('/', '-')}"
     path = run / f"ledger{name}-{episodes}-seed{seed}.jsonl"
     rows = [{"task": t, **asdict(e)} for t, one in results.items() for e in one.episodes]
@@ -230,7 +209,7 @@ def command(overrides: Sequence[str], pair: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _line(result: Evaluation | SuiteEvaluation) -> str:
+def _line(result: Evaluation) -> str:
     low, high = result.interval
     return (
         f"success {result.successes}/{len(result.episodes)} = {result.success:.1%} "
