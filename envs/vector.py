@@ -222,6 +222,11 @@ class AsyncVector(_Vector):
         self._over = terminated | truncated
         return self.workers.observations(), rewards, terminated, truncated, infos
 
+    @property
+    def faults(self) -> list[str]:
+        """What happened to the workers that were replaced, oldest first."""
+        return self.workers.faults
+
     def _call(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
         """A method of every environment, each with its own arguments."""
         answers = self.workers.ask({i: ("call", (method, a)) for i, a in enumerate(arguments)})

@@ -67,7 +67,7 @@ class EnvCollector:
         Returns:
             A rollout [N, 1, ...]. `meta["episodes"]` lists the episodes that ended, as dicts of
             stream, return, length and success; `meta["broken"]` is [N], true where an environment
-            failed and was replaced.
+            failed and was replaced, and `meta["fault"]` says how.
         """
         if self._needs_reset.any():
             self._reset(self._needs_reset.copy())
@@ -92,6 +92,8 @@ class EnvCollector:
         ]
         self._needs_reset = ended
         self._observation = next_observation
+        broken = info.get("broken", no)
+        failed = int(broken.sum())
         return Rollout(
             observation=observation[:, None],
             action=np.asarray(action)[:, None],
@@ -99,7 +101,12 @@ class EnvCollector:
             next_observation=next_observation[:, None],
             terminated=np.asarray(terminated, bool)[:, None],
             truncated=np.asarray(truncated, bool)[:, None],
-            meta={"success": success, "episodes": episodes, "broken": info.get("broken", no)},
+            meta={
+                "success": success,
+                "episodes": episodes,
+                "broken": broken,
+                "fault": "; ".join(self.envs.faults[-failed:]) if failed else "",
+            },
         )
 
     def abandon(self, streams: np.ndarray) -> None:

@@ -195,7 +195,7 @@ class Trainer(Position):
         if bad.any():
             self._count_drops(int(bad.sum()), "an observation or reward was not finite")
         if broken.any():
-            self._write("fault", what=f"{broken.sum()} episode(s) dropped: an environment failed")
+            self._write("fault", what=f"{broken.sum()} episode(s) dropped: {rollout.meta['fault']}")
 
     @staticmethod
     def _forget(phase: Phase) -> None:

@@ -52,6 +52,7 @@ from embodied.data.io import (
 from embodied.data.layout import (
     CorruptDataset,
     DatasetError,
+    Described,
     EmptyDataset,
     Feature,
     IncompatibleDataset,
@@ -154,13 +155,13 @@ class H5Writer(EpisodeWriter):
         self._ledger = merge(self.root, self.layout, self._ledger, groups)
 
 
-class H5Dataset:
+class H5Dataset(Described):
     """Reads a dataset. No array with a checksum of its own is returned if that is not right."""
 
     def __init__(self, layout: Layout, root: Path, ledger: Ledger | None, contents: Contents):
         """Used by `open`."""
         self.layout, self.root = layout, root
-        self._ledger, self._contents = ledger, contents
+        self._ledger, self._contents, self._settings = ledger, contents, contents.settings
         self._tasks: list[str] = []
         self._lengths: list[int] = []
 
@@ -221,26 +222,6 @@ class H5Dataset:
         }
 
     @property
-    def meta(self) -> dict[str, Any]:
-        """The JSON object given when the dataset was created."""
-        return self._contents.settings.meta
-
-    @property
-    def features(self) -> dict[str, Feature]:
-        """Name -> column."""
-        return dict(self._contents.settings.features)
-
-    @property
-    def env_id(self) -> str:
-        """The environment the episodes come from."""
-        return self._contents.settings.env_id
-
-    @property
-    def fps(self) -> int:
-        """Frames per second."""
-        return self._contents.settings.fps
-
-    @property
     def tasks(self) -> list[str]:
         """The different tasks, in order of appearance."""
         return list(dict.fromkeys(self._tasks))
@@ -249,11 +230,6 @@ class H5Dataset:
     def num_episodes(self) -> int:
         """Number of episodes."""
         return len(self._lengths)
-
-    @property
-    def num_frames(self) -> int:
-        """Number of rows in all episodes."""
-        return sum(self._lengths)
 
     @property
     def episode_lengths(self) -> np.ndarray:
@@ -312,10 +288,6 @@ class H5Dataset:
             except H5_ERRORS as error:
                 reason = f"group {name}: {error}"
                 raise CorruptDataset(self.root, relative(self.root, path), reason, index) from error
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.num_episodes:
-            raise IndexError(f"episode {index} of {self.num_episodes} in {self.root}")
 
 
 def describe(layout: Layout, path: Path, ledger: Ledger | None) -> Contents:

@@ -269,6 +269,42 @@ class Ledger:
         )
 
 
+class Described:
+    """What the readers of all formats say of a dataset from its settings and episode lengths."""
+
+    root: Path
+    _settings: Settings
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The JSON object given when the dataset was created, or what its own metadata says."""
+        return self._settings.meta
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """Name -> column, without index columns."""
+        return dict(self._settings.features)
+
+    @property
+    def env_id(self) -> str:
+        """The environment the episodes come from."""
+        return self._settings.env_id
+
+    @property
+    def fps(self) -> int:
+        """Frames per second."""
+        return self._settings.fps
+
+    @property
+    def num_frames(self) -> int:
+        """Number of rows in all episodes."""
+        return int(self.episode_lengths.sum())
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.num_episodes:
+            raise IndexError(f"episode {index} of {self.num_episodes} in {self.root}")
+
+
 def seal(body: Mapping[str, Any]) -> bytes:
     """JSON bytes of an object with its own SHA-256 as the last field."""
     text = json.dumps(body, ensure_ascii=False, allow_nan=False)  # no indent: 10 times faster

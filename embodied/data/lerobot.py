@@ -15,6 +15,7 @@ from embodied.data.layout import (
     LOCK,
     CorruptDataset,
     DatasetError,
+    Described,
     EmptyDataset,
     Episode,
     Feature,
@@ -160,12 +161,12 @@ def _check_views(root: Path, ledger: Ledger) -> None:
             raise CorruptDataset(root, path, state)
 
 
-class Dataset:
+class Dataset(Described):
     """Reads a dataset. No array is returned from a file whose checksum is not right."""
 
     def __init__(self, root: str | Path, ledger: Ledger):
         """Used by `open`."""
-        self.root, self._ledger = Path(root), ledger
+        self.root, self._ledger, self._settings = Path(root), ledger, ledger.settings
 
     @classmethod
     def open(cls, root: str | Path, *, verify: bool = True) -> "Dataset":
@@ -199,26 +200,6 @@ class Dataset:
         return info_json(self._ledger)
 
     @property
-    def meta(self) -> dict[str, Any]:
-        """The JSON object given when the dataset was created."""
-        return self._ledger.settings.meta
-
-    @property
-    def features(self) -> dict[str, Feature]:
-        """Name -> column, without the index columns."""
-        return dict(self._ledger.settings.features)
-
-    @property
-    def env_id(self) -> str:
-        """The environment the episodes come from."""
-        return self._ledger.settings.env_id
-
-    @property
-    def fps(self) -> int:
-        """Frames per second."""
-        return self._ledger.settings.fps
-
-    @property
     def tasks(self) -> list[str]:
         """Task texts, by `task_index`."""
         return list(self._ledger.tasks)
@@ -227,11 +208,6 @@ class Dataset:
     def num_episodes(self) -> int:
         """Number of episodes."""
         return len(self._ledger.episodes)
-
-    @property
-    def num_frames(self) -> int:
-        """Number of rows in all episodes."""
-        return self._ledger.num_frames
 
     @property
     def episode_lengths(self) -> np.ndarray:
@@ -309,10 +285,6 @@ class Dataset:
         """
         self._check(index)
         return read_meta(self.root, self._ledger, index)
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.num_episodes:
-            raise IndexError(f"episode {index} of {self.num_episodes} in {self.root}")
 
     def arrays(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Columns of all episodes, one after the other: [num_frames, *shape], contiguous.

@@ -18,6 +18,7 @@ from embodied.data.layout import (
     LEDGER,
     TASKS,
     CorruptDataset,
+    Described,
     EmptyDataset,
     Feature,
     IncompatibleDataset,
@@ -42,7 +43,7 @@ def is_foreign(root: Path) -> bool:
     return False
 
 
-class ForeignDataset:
+class ForeignDataset(Described):
     """Reads what LeRobot itself recorded; row and picture counts are all there is to verify."""
 
     def __init__(self, root: Path, info: dict[str, Any], episodes: list[dict], tasks: list[str]):
@@ -52,6 +53,7 @@ class ForeignDataset:
         meta: dict[str, Any] = {"lerobot": {"robot_type": info.get("robot_type")}}
         if left_out:
             meta["left_out"] = left_out
+        # LeRobot knows no environment
         env_id = str(info.get("robot_type") or root.name)
         self._settings = Settings(env_id, round(info["fps"]), features, None, meta)
 
@@ -109,34 +111,9 @@ class ForeignDataset:
                     raise CorruptDataset(self.root, path, reason)
 
     @property
-    def meta(self) -> dict[str, Any]:
-        """What LeRobot's metadata says beside the columns."""
-        return self._settings.meta
-
-    @property
-    def features(self) -> dict[str, Feature]:
-        """Name -> column, without the index columns."""
-        return dict(self._settings.features)
-
-    @property
-    def env_id(self) -> str:
-        """The robot's type; LeRobot knows no environment."""
-        return self._settings.env_id
-
-    @property
-    def fps(self) -> int:
-        """Frames per second."""
-        return self._settings.fps
-
-    @property
     def num_episodes(self) -> int:
         """Number of episodes."""
         return len(self._episodes)
-
-    @property
-    def num_frames(self) -> int:
-        """Number of rows in all episodes."""
-        return sum(row["length"] for row in self._episodes)
 
     @property
     def episode_lengths(self) -> np.ndarray:
@@ -203,8 +180,7 @@ class ForeignDataset:
         return self.info["video_path"].format(video_key=name, chunk_index=chunk, file_index=file)
 
     def _row(self, index: int) -> Mapping[str, Any]:
-        if not 0 <= index < self.num_episodes:
-            raise IndexError(f"episode {index} of {self.num_episodes} in {self.root}")
+        self._check(index)
         return self._episodes[index]
 
 
