@@ -2,17 +2,18 @@
 
 A control step of the package is 25 simulation steps of 2 ms. In each it evaluates the whole forward
 dynamics three times, rebuilds its limits and name look-ups, and asks every sensor whether it is due.
-Here the first of them is the package's own code, which reads the action, sets the controllers' goals
-and fills the robots' buffers; in the others only what the physics depends on is computed:
+Here each simulation step computes only what the physics depends on:
 
 - `mj_forward`, called again in one state, changes nothing but the solver's warm start. So positions,
   velocities and contacts are computed once, and only the solver runs as often as in the package.
-- the torque is computed with the package's compiled functions, from the same numbers in the same
-  memory layout.
+- the torque is computed in compiled code, with the package's own functions for its matrices, from
+  the same numbers in the same memory layout.
 - observables are asked only when their clock says that something happens.
 
-What a controller, robot or observable remembers is afterwards what the package would have left, so
-both ways of stepping may take turns within an episode.
+The first simulation step of a control step, in which the package reads the action, sets goals and
+fills the robots' buffers, runs the package's own code for that. What a controller, robot or
+observable remembers is afterwards what the package would have left, so both ways of stepping may
+take turns within an episode.
 """
 
 from typing import Any
@@ -21,13 +22,9 @@ import mujoco
 import numpy as np
 from robosuite.controllers.osc import OperationalSpaceController
 from robosuite.environments.base import MujocoEnv
-from robosuite.environments.robot_env import RobotEnv
 from robosuite.robots.single_arm import SingleArm
-from robosuite.utils.control_utils import (
-    nullspace_torques,
-    opspace_matrices,
-    orientation_error,
-)
+
+from envs import osc
 
 # Grippers that move with constant speed: how a positive command changes each of their numbers.
 _DIRECTIONS = {
@@ -84,41 +81,35 @@ class LeanStepping:
         Returns:
             The observations, the reward and whether the package calls the episode over.
         """
-        env = self._env
-        if env.done:
-            raise ValueError("executing action in terminated episode")
+        env, start = self._env, 0
         env.timestep += 1
-        env.sim.forward()
-        env._pre_action(action, True)
-        env.sim.step()
-        env._update_observables()
-        self._rest(action, int(env.control_timestep / env.model_timestep) - 1)
+        for arm in self._arms:
+            arm.action = action[start : start + arm.action_dim]
+            start += arm.action_dim
+        self._simulate(int(env.control_timestep / env.model_timestep))
         env.cur_time += env.control_timestep
         reward, done, _ = env._post_action(action)
         return env._get_observations(), reward, done
 
-    def _rest(self, action: np.ndarray, count: int) -> None:
-        """The simulation steps after the first."""
-        if not count:
-            return
+    def _simulate(self, steps: int) -> None:
         model, data, arms, dt = self._model, self._data, self._arms, self._env.model_timestep
-        start = 0
-        for arm in arms:
-            size = arm.robot.action_dim
-            arm.begin(action[start : start + size])
-            start += size
         since, period, delay, sampled = _clock(self._timed[0])
-        for _ in range(count):
+        for number in range(steps):
             mujoco.mj_step1(model, data)
-            mujoco.mj_fwdActuation(model, data)  # with the torques of the step before
+            mujoco.mj_fwdActuation(model, data)  # with the controls of the step before
             mujoco.mj_fwdAcceleration(model, data)
             mujoco.mj_fwdConstraint(model, data)
-            for number, arm in enumerate(arms):
-                if number:  # it sees the torques of the arm before
-                    mujoco.mj_fwdActuation(model, data)
-                    mujoco.mj_fwdAcceleration(model, data)
-                mujoco.mj_fwdConstraint(model, data)
-                arm.control()
+            for arm in arms:
+                if arm.reads():
+                    if arm is not arms[0]:  # it sees the controls of the arm before
+                        mujoco.mj_fwdActuation(model, data)
+                        mujoco.mj_fwdAcceleration(model, data)
+                    mujoco.mj_fwdConstraint(model, data)
+                if number:
+                    arm.control()
+                else:
+                    mujoco.mj_sensorAcc(model, data)  # forces, for the robot's buffers
+                    arm.start()
             mujoco.mj_step2(model, data)
             after = since + dt
             if (not sampled and period - delay >= after) or after >= period:
@@ -128,8 +119,9 @@ class LeanStepping:
             else:
                 since = after
         self._set_clock(since)
-        for arm in arms:
-            arm.finish()
+        if steps > 1:
+            for arm in arms:
+                arm.finish()
 
     def _set_clock(self, since: float) -> None:
         for item in self._timed:
@@ -137,86 +129,111 @@ class LeanStepping:
 
 
 class _Arm:
-    """One robot with an operational-space controller: views, buffers and the torque."""
+    """One robot with an operational-space controller: views of the simulation and its torques."""
 
     def __init__(self, robot: Any, model: Any, data: Any) -> None:
-        self.robot, self._model, self._data = robot, model, data
+        self._robot, self._model, self._data = robot, model, data
         self._controller = controller = robot.controller
+        self.action_dim, self.action = robot.action_dim, np.zeros(0)
         self._site = robot.sim.model.site_name2id(controller.eef_name)
-        self._position = data.site_xpos[self._site]
-        self._rotation = data.site_xmat[self._site].reshape(3, 3)
-        self._qpos, self._qvel = np.array(controller.qpos_index), np.array(controller.qvel_index)
-        self._actuators = np.array(robot._ref_joint_actuator_indexes)
-        self._low, self._high = (limit.copy() for limit in robot.torque_limits)
+        dofs = np.array(controller.qvel_index)
         self._jac = np.zeros((3, model.nv)), np.zeros((3, model.nv))
-        count = len(self._qvel)
-        # The memory layouts that the package arrives at: with others, compiled functions round
-        # differently.
-        self._full = np.zeros((6, count), order="F")
-        self._linear = np.zeros((3, count), order="F")
-        self._angular = np.zeros((3, count), order="F")
-        self._inertia = np.zeros((model.nv, model.nv))
-        self._block = np.ix_(self._qvel, self._qvel)
-        self._mass = np.zeros((count, count), order="F")
-        self._error, self._wrench, self._velocity = np.zeros(6), np.zeros(6), np.zeros(6)
+        self._qvel, self._velocity = data.qvel, np.zeros(6)
+        self._halves = self._velocity[:3], self._velocity[3:]
+        self._state = osc.State(
+            *self._jac,
+            data.qM,
+            data.qpos,
+            data.qvel,
+            data.site_xpos[self._site],
+            data.site_xmat[self._site].reshape(3, 3),
+            self._velocity,
+            dofs,
+            np.array(controller.qpos_index),
+            _inertia_places(model, dofs),
+        )
+        self._work = work = osc.Work.make(len(dofs))
+        self._linear = work.linear_mass, work.force[:3], work.wrench[:3]
+        self._angular = work.angular_mass, work.force[3:], work.wrench[3:]
+        self._both = work.full_mass, work.force, work.wrench
+        self._to_joints = work.jacobian.T, work.wrench, work.torques
+        limits = (limit.copy() for limit in robot.torque_limits)
+        actuators = np.array(robot._ref_joint_actuator_indexes)
+        self._motors = osc.Motors(data.qfrc_bias, data.ctrl, dofs, actuators, *limits)
         self._gripper = _Gripper(robot) if robot.has_gripper and robot.gripper.actuators else None
 
-    def begin(self, action: np.ndarray) -> None:
-        """Takes over goals and gains, which the package has set in the first simulation step."""
+    def reads(self) -> bool:
+        """Tells whether the controller looks at the simulation now: not right after a reset."""
+        return self._controller.new_update
+
+    def start(self) -> None:
+        """The first simulation step of a control step: the package's code, given its inputs."""
         controller = self._controller
-        self._goal = np.array(controller.goal_pos), np.array(controller.goal_ori)
-        self._kp, self._kd = np.array(controller.kp), np.array(controller.kd)
-        self._rest_pose = controller.initial_joint
+        if self.reads():
+            self._measure()
+            osc.read(self._state, self._work)
+            self._remember()
+            controller.new_update = False  # what it would read now is there
+        self._robot.control(self.action, policy_step=True)
+        self._goal = osc.Goal(
+            np.array(controller.goal_pos, np.float64),
+            np.array(controller.goal_ori, np.float64, order="C"),
+            np.array(controller.kp, np.float64),
+            np.array(controller.kd, np.float64),
+            controller.initial_joint,
+        )
         if self._gripper:
-            self._gripper.begin(action[controller.control_dim :])
+            self._gripper.start(self.action[controller.control_dim :])
 
     def control(self) -> None:
-        """Sets the controls of this simulation step."""
-        data, jac = self._data, self._jac
-        mujoco.mj_jacSite(self._model, data, *jac, self._site)
-        velocity, error, full = self._velocity, self._error, self._full
-        np.dot(jac[0], data.qvel, out=velocity[:3])
-        np.dot(jac[1], data.qvel, out=velocity[3:])
-        self._linear[:] = full[:3] = jac[0].take(self._qvel, 1)
-        self._angular[:] = full[3:] = jac[1].take(self._qvel, 1)
-        mujoco.mj_fullM(self._model, self._inertia, data.qM)
-        self._mass[:] = self._inertia[self._block]
-        np.subtract(self._goal[0], self._position, out=error[:3])
-        error[3:] = orientation_error(self._goal[1], self._rotation)
-        force = error * self._kp - velocity * self._kd
-        both, linear, angular, null = opspace_matrices(
-            self._mass, full, self._linear, self._angular
-        )
+        """Sets the controls in the later simulation steps."""
+        self._measure()
+        osc.plan(self._state, self._goal, self._work)
         if self._controller.uncoupling:
-            np.dot(linear, force[:3], out=self._wrench[:3])
-            np.dot(angular, force[3:], out=self._wrench[3:])
+            _product(*self._linear)
+            _product(*self._angular)
         else:
-            np.dot(both, force, out=self._wrench)
-        self._joints = data.qpos[self._qpos], data.qvel[self._qvel]
-        torques = np.dot(full.T, self._wrench) + data.qfrc_bias[self._qvel]
-        torques += nullspace_torques(self._mass, null, self._rest_pose, *self._joints)
-        self._torques = torques
+            _product(*self._both)
+        _product(*self._to_joints)
+        osc.drive(self._motors, self._work)
         if self._gripper:
-            self._gripper.control()
-        data.ctrl[self._actuators] = np.minimum(np.maximum(torques, self._low), self._high)
+            self._gripper.move()
+
+    def _measure(self) -> None:
+        mujoco.mj_jacSite(self._model, self._data, *self._jac, self._site)
+        _product(self._jac[0], self._qvel, self._halves[0])
+        _product(self._jac[1], self._qvel, self._halves[1])
 
     def finish(self) -> None:
         """Leaves the package's objects as its own code would have."""
-        controller, velocity = self._controller, self._velocity
-        controller.ee_pos = np.array(self._position)
-        controller.ee_ori_mat = np.array(self._rotation)
-        controller.ee_pos_vel, controller.ee_ori_vel = velocity[:3].copy(), velocity[3:].copy()
-        controller.joint_pos, controller.joint_vel = self._joints
-        controller.J_pos, controller.J_ori = np.array(self._linear), np.array(self._angular)
-        controller.J_full, controller.mass_matrix = np.array(self._full), np.array(self._mass)
-        controller.torques = self._torques
-        self.robot.torques = self._data.ctrl[self._actuators]
+        self._remember()
+        self._controller.torques = self._work.torques.copy()
+        self._robot.torques = self._work.clipped.copy()
         if self._gripper:
             self._gripper.finish()
 
+    def _remember(self) -> None:
+        controller, state, work = self._controller, self._state, self._work
+        controller.ee_pos, controller.ee_ori_mat = state.position.copy(), state.rotation.copy()
+        controller.ee_pos_vel, controller.ee_ori_vel = (half.copy() for half in self._halves)
+        controller.joint_pos, controller.joint_vel = work.joint_pos.copy(), work.joint_vel.copy()
+        controller.J_pos, controller.J_ori = work.linear.copy("F"), work.angular.copy("F")
+        controller.J_full, controller.mass_matrix = work.jacobian.copy("F"), work.mass.copy("F")
+
+
+# Not the compiled code's product: it calls another BLAS library, which may round differently.
+_product = np.dot
+
+
+def _inertia_places(model: Any, dofs: np.ndarray) -> np.ndarray:
+    """Returns where MuJoCo's sparse inertia `qM` holds the entries of a block; -1 are zeros."""
+    places = np.zeros((model.nv, model.nv))
+    mujoco.mj_fullM(model, places, np.arange(1.0, model.nM + 1))
+    return places[np.ix_(dofs, dofs)].astype(np.int64) - 1
+
 
 class _Gripper:
-    """A gripper's command, which moves in each simulation step."""
+    """A gripper's command, which changes in each simulation step."""
 
     def __init__(self, robot: Any) -> None:
         self._model, self._ctrl = robot.gripper, robot.sim.data._data.ctrl
@@ -226,19 +243,20 @@ class _Gripper:
         self._weight = 0.5 * (ranges[:, 1] - ranges[:, 0])
         self._direction = _DIRECTIONS.get(type(self._model).__name__)
 
-    def begin(self, action: np.ndarray) -> None:
-        self._action, self._command = action, self._model.current_action
+    def start(self, action: np.ndarray) -> None:
+        self._action, self._command = action, self._model.current_action.copy()
         if self._direction:
             self._change = np.array(self._direction) * self._model.speed * np.sign(action)
 
-    def control(self) -> None:
+    def move(self) -> None:
         if self._direction:
-            moved = self._command + self._change
-            command = self._command = np.minimum(np.maximum(moved, -1.0), 1.0)
+            osc.slide(
+                self._command, self._change, self._bias, self._weight, self._actuators, self._ctrl
+            )
         else:
             command = self._model.format_action(self._action)
-        self._ctrl[self._actuators] = self._bias + self._weight * command
+            self._ctrl[self._actuators] = self._bias + self._weight * command
 
     def finish(self) -> None:
         if self._direction:
-            self._model.current_action = self._command
+            self._model.current_action = self._command.copy()
