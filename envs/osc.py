@@ -1,140 +1,143 @@
 """The operational-space controller (Khatib 1987) of robosuite 1.4, compiled.
 
-Same numbers as `robosuite.controllers.osc`, to the bit: the matrices come from the package's own
-compiled functions, called here with arrays of the same layout, and the rest repeats its arithmetic
-in the same order. Products of a matrix and a vector are left to the caller, because the package
-computes them with numpy's BLAS.
+The same numbers as `robosuite.controllers.osc`, to the bit: the matrices come from the package's
+own compiled functions, called with arrays of the same layout, and the rest repeats its arithmetic
+in its order. Products of a matrix and a vector are left to the caller, because the package has them
+from numpy's BLAS, which may round otherwise than the one that compiled code calls.
 
-Compiling takes some seconds once; the result is cached where numba can write.
+`n` is the number of the arm's joints. Matrices that are not views of the simulation are in Fortran
+order, as the package's come to be. Arguments are plain arrays, which are fastest to pass.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
-
-class State(NamedTuple):
-    """What is read from the simulation; views of its memory."""
-
-    jac_linear: np.ndarray  # [3, nv], of the gripper's site
-    jac_angular: np.ndarray  # [3, nv]
-    inertia: np.ndarray  # [nM], MuJoCo's sparse qM
-    qpos: np.ndarray
-    qvel: np.ndarray
-    position: np.ndarray  # [3], m
-    rotation: np.ndarray  # [3, 3]
-    velocity: np.ndarray  # [6], m/s and rad/s
-    dofs: np.ndarray  # [n], the arm's joints in qvel
-    places: np.ndarray  # [n], the same in qpos
-    inertia_places: np.ndarray  # [n, n], where qM has the arm's block; -1 for zero
-
-
-class Goal(NamedTuple):
-    """What the controller aims at, and its gains."""
-
-    position: np.ndarray  # [3]
-    rotation: np.ndarray  # [3, 3]
-    kp: np.ndarray  # [6]
-    kd: np.ndarray  # [6]
-    joints: np.ndarray  # [n], the posture that the null space is pulled to
-
-
-class Work(NamedTuple):
-    """Results; matrices in Fortran order, as the package's come to be."""
-
-    jacobian: np.ndarray  # [6, n]
-    linear: np.ndarray  # [3, n]
-    angular: np.ndarray  # [3, n]
-    mass: np.ndarray  # [n, n]
-    joint_pos: np.ndarray  # [n]
-    joint_vel: np.ndarray  # [n]
-    force: np.ndarray  # [6], desired acceleration of the gripper
-    wrench: np.ndarray  # [6], made by the caller
-    full_mass: np.ndarray  # [6, 6]
-    linear_mass: np.ndarray  # [3, 3]
-    angular_mass: np.ndarray  # [3, 3]
-    null: np.ndarray  # [n], torques towards the posture
-    torques: np.ndarray  # [n]
-    clipped: np.ndarray  # [n]
-
-    @classmethod
-    def make(cls, count: int) -> "Work":
-        """Returns zeros for an arm of `count` joints."""
-        sides = {"n": count, "6": 6, "3": 3}
-        shapes = "6n 3n 3n nn n n 6 6 66 33 33 n n n".split()
-        return cls(*(np.zeros([sides[side] for side in shape], order="F") for shape in shapes))
-
-
-class Motors(NamedTuple):
-    """Where torques go; the first two are views of the simulation."""
-
-    bias: np.ndarray  # [nv], gravity and Coriolis forces
-    ctrl: np.ndarray
-    dofs: np.ndarray
-    actuators: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+Array = np.ndarray
 
 
 def _compiled(function: Any) -> Any:
+    """Compiles at the first call, which takes seconds, and keeps the result where numba can."""
     try:
         return numba.njit(cache=True)(function)
-    except RuntimeError:  # there is no place to write a cache
+    except RuntimeError:  # no place to write a cache
         return numba.njit(function)
 
 
 @_compiled
-def read(state: State, work: Work) -> None:
-    """Gathers the arm's part of the simulation's state."""
-    for i, dof in enumerate(state.dofs):
-        for row in range(3):
-            work.jacobian[row, i] = work.linear[row, i] = state.jac_linear[row, dof]
-            work.jacobian[row + 3, i] = work.angular[row, i] = state.jac_angular[row, dof]
-        work.joint_pos[i] = state.qpos[state.places[i]]
-        work.joint_vel[i] = state.qvel[dof]
-        for j in range(len(state.dofs)):
-            place = state.inertia_places[i, j]
-            work.mass[i, j] = state.inertia[place] if place >= 0 else 0.0
-
-
-@_compiled
-def plan(state: State, goal: Goal, work: Work) -> None:
-    """Computes desired acceleration, operational-space masses and null-space torques."""
-    read(state, work)
-    turn = orientation_error(goal.rotation, state.rotation)
-    for i in range(6):
-        error = goal.position[i] - state.position[i] if i < 3 else turn[i - 3]
-        work.force[i] = error * goal.kp[i] - state.velocity[i] * goal.kd[i]
-    full, linear, angular, null = opspace_matrices(
-        work.mass, work.jacobian, work.linear, work.angular
-    )
-    work.full_mass[:], work.linear_mass[:], work.angular_mass[:] = full, linear, angular
-    work.null[:] = nullspace_torques(work.mass, null, goal.joints, work.joint_pos, work.joint_vel)
-
-
-@_compiled
-def drive(motors: Motors, work: Work) -> None:
-    """Adds gravity compensation and null-space torques, and sets the arm's motors."""
-    for i, dof in enumerate(motors.dofs):
-        torque = work.torques[i] + motors.bias[dof]
-        work.torques[i] = torque = torque + work.null[i]
-        work.clipped[i] = min(max(torque, motors.low[i]), motors.high[i])
-        motors.ctrl[motors.actuators[i]] = work.clipped[i]
-
-
-@_compiled
-def slide(
-    command: np.ndarray,
-    change: np.ndarray,
-    bias: np.ndarray,
-    weight: np.ndarray,
-    actuators: np.ndarray,
-    ctrl: np.ndarray,
+def plan(
+    jac_linear: Array,
+    jac_angular: Array,
+    inertia: Array,
+    inertia_places: Array,
+    qpos: Array,
+    qvel: Array,
+    joint_places: Array,
+    dofs: Array,
+    position: Array,
+    rotation: Array,
+    velocity: Array,
+    goal_position: Array,
+    goal_rotation: Array,
+    gains: Array,
+    posture: Array,
+    joints: Array,
+    jacobian: Array,
+    linear: Array,
+    angular: Array,
+    mass: Array,
+    force: Array,
+    full_mass: Array,
+    linear_mass: Array,
+    angular_mass: Array,
+    null: Array,
 ) -> None:
-    """Moves a gripper's command and sets its motors."""
+    """Computes what the torques are made of.
+
+    Args:
+        jac_linear: `[3, nv]`, Jacobian of the gripper's position.
+        jac_angular: `[3, nv]`, of its orientation.
+        inertia: `[nM]`, MuJoCo's sparse inertia matrix.
+        inertia_places: `int[n, n]`, where it holds the arm's block; -1 for zero.
+        qpos: of the simulation.
+        qvel: of the simulation.
+        joint_places: `int[n]`, the arm's joints in `qpos`.
+        dofs: `int[n]`, the same in `qvel`.
+        position: `[3]` of the gripper, m.
+        rotation: `[3, 3]` of the gripper.
+        velocity: `[6]` of the gripper, m/s and rad/s.
+        goal_position: `[3]`, m.
+        goal_rotation: `[3, 3]`.
+        gains: `[2, 6]`, stiffness and damping.
+        posture: `[n]`, joint angles to which the null space is pulled.
+        joints: `[2, n]`, filled with the joints' positions and velocities.
+        jacobian: `[6, n]`, filled with the arm's columns.
+        linear: `[3, n]`, its upper half.
+        angular: `[3, n]`, its lower half.
+        mass: `[n, n]`, filled with the arm's inertia.
+        force: `[6]`, filled with the desired acceleration of the gripper.
+        full_mass: `[6, 6]`, filled with its operational-space inertia.
+        linear_mass: `[3, 3]`, filled with that of the position alone.
+        angular_mass: `[3, 3]`, filled with that of the orientation alone.
+        null: `[n]`, filled with the torques towards the posture.
+    """
+    for i, dof in enumerate(dofs):
+        for row in range(3):
+            jacobian[row, i] = linear[row, i] = jac_linear[row, dof]
+            jacobian[row + 3, i] = angular[row, i] = jac_angular[row, dof]
+        joints[0, i], joints[1, i] = qpos[joint_places[i]], qvel[dof]
+        for j in range(len(dofs)):
+            place = inertia_places[i, j]
+            mass[i, j] = inertia[place] if place >= 0 else 0.0
+    turn = orientation_error(goal_rotation, rotation)
+    for i in range(6):
+        error = goal_position[i] - position[i] if i < 3 else turn[i - 3]
+        force[i] = error * gains[0, i] - velocity[i] * gains[1, i]
+    full, upper, lower, projection = opspace_matrices(mass, jacobian, linear, angular)
+    full_mass[:], linear_mass[:], angular_mass[:] = full, upper, lower
+    null[:] = nullspace_torques(mass, projection, posture, joints[0], joints[1])
+
+
+@_compiled
+def drive(
+    ctrl: Array,
+    torques: Array,
+    bias: Array,
+    null: Array,
+    dofs: Array,
+    low: Array,
+    high: Array,
+    motors: Array,
+    command: Array,
+    change: Array,
+    centre: Array,
+    reach: Array,
+    fingers: Array,
+) -> None:
+    """Sets the motors of an arm and its gripper.
+
+    Args:
+        ctrl: of the simulation.
+        torques: `[n]`, to which gravity compensation and null-space torques are added.
+        bias: `[nv]`, the simulation's gravity and Coriolis forces.
+        null: `[n]`, from `plan`.
+        dofs: `int[n]`, the arm's joints in `bias`.
+        low: `[n]`, limits of the motors.
+        high: `[n]`, limits of the motors.
+        motors: `int[n]`, the arm's motors in `ctrl`.
+        command: `[g]`, the gripper's command in [-1, 1], which moves by `change`.
+        change: `[g]`.
+        centre: `[f]`, of the fingers' control ranges.
+        reach: `[f]`, half their length.
+        fingers: `int[f]`, the fingers' motors in `ctrl`. One command may drive all.
+    """
+    for i, dof in enumerate(dofs):
+        torques[i] += bias[dof]
+        torques[i] += null[i]
+        ctrl[motors[i]] = min(max(torques[i], low[i]), high[i])
     for i in range(len(command)):
         command[i] = min(max(command[i] + change[i], -1.0), 1.0)
-    for i, actuator in enumerate(actuators):
-        ctrl[actuator] = bias[i] + weight[i] * command[i if len(command) > 1 else 0]
+    for i, finger in enumerate(fingers):
+        ctrl[finger] = centre[i] + reach[i] * command[i if len(command) > 1 else 0]
