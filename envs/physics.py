@@ -1,5 +1,6 @@
 """What the MuJoCo adapters share: exact state, a clean model at each reset, and pictures."""
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from envs.base import MissingExtra, RenderError, SimEnv
+from envs.rendering import light_model, only_in_view
 
 # Geometry that no task edits; leaving it out keeps the copy small.
 _LARGE_FIELDS = ("mesh_", "tex_", "skin_", "flex", "bvh_", "oct_")
@@ -118,8 +120,8 @@ class MujocoSimEnv(SimEnv):
         mujoco.mj_forward(self._model, self._data)  # derived quantities: positions, contacts
         mujoco.mj_setState(self._model, self._data, state, spec)  # forward moved the warm start
 
-    def _frame(self, height: int, width: int) -> np.ndarray:
-        return self.frame(height, width, self.options.camera)
+    def _frame(self, height: int, width: int, camera: str | int | None) -> np.ndarray:
+        return self.frame(height, width, camera)
 
     def frame(self, height: int, width: int, camera: str | int | None = None) -> np.ndarray:
         """Returns what a camera sees, as `uint8[height, width, 3]`, upright.
@@ -140,14 +142,17 @@ class MujocoSimEnv(SimEnv):
         try:
             if (height, width) not in self._renderers:
                 self._renderers[height, width] = self._make_renderer(height, width, fast)
-            renderer = self._renderers[height, width]
-            renderer.update_scene(self._data, camera, self._scene_option())
+            renderer, option = self._renderers[height, width], self._scene_option()
+            renderer.update_scene(self._data, camera, option)
         except ValueError as error:
             names = [self._model.camera(i).name for i in range(self._model.ncam)]
             raise ValueError(
                 f"{self.identity['id']}: no camera {camera!r}; there are {names}"
             ) from error
         if fast:
+            view = renderer.scene.camera[0]
+            with only_in_view(self._model, self._data, view, width / height):
+                renderer.update_scene(self._data, camera, option)
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         frame = renderer.render()
@@ -170,14 +175,11 @@ class MujocoSimEnv(SimEnv):
         visual = self._model.vis
         visual.global_.offheight = max(visual.global_.offheight, height)
         visual.global_.offwidth = max(visual.global_.offwidth, width)
-        samples = visual.quality.offsamples
-        visual.quality.offsamples = 0 if fast else samples
         try:
-            return mujoco.Renderer(self._model, height, width)
+            with light_model(self._model) if fast else contextlib.nullcontext():
+                return mujoco.Renderer(self._model, height, width)
         except Exception as error:  # each GL backend raises its own type
             raise RenderError(_gl_message(str(error))) from error
-        finally:
-            visual.quality.offsamples = samples
 
     def close(self) -> None:
         """Frees the renderers."""
