@@ -1,7 +1,9 @@
 """What the MuJoCo adapters share: exact state, a clean model at each reset, and pictures."""
 
+import atexit
 import contextlib
 import ctypes
+import functools
 import importlib
 import os
 import sys
@@ -74,9 +76,9 @@ class MujocoSimEnv(SimEnv):
         """Remembers the model as constructed; adapters call this again if they compile another."""
         self._model, self._data = model, data
         if not hasattr(self, "_renderers"):
-            self._renderers: dict[tuple[int, int], Any] = {}
-            # Left to the interpreter's end, mujoco's renderers print errors about a lost context.
-            weakref.finalize(self, _close_all, self._renderers)
+            self._renderers = Renderers()
+            _every.add(self._renderers)
+            weakref.finalize(self, _close_all, self._renderers).atexit = False
         _close_all(self._renderers)
         self._pristine = {
             name: value.copy()
@@ -177,9 +179,11 @@ class MujocoSimEnv(SimEnv):
         visual.global_.offwidth = max(visual.global_.offwidth, width)
         try:
             with light_model(self._model) if fast else contextlib.nullcontext():
-                return mujoco.Renderer(self._model, height, width)
+                renderer = mujoco.Renderer(self._model, height, width)
         except Exception as error:  # each GL backend raises its own type
             raise RenderError(_gl_message(str(error))) from error
+        _close_at_exit()
+        return renderer
 
     def close(self) -> None:
         """Frees the renderers."""
@@ -195,7 +199,25 @@ def owned_array(value: Any) -> bool:
     return value.base is None
 
 
-def _close_all(renderers: dict[tuple[int, int], Any]) -> None:
+class Renderers(dict):
+    """An environment's renderers by height and width; a dict that can be in a WeakSet."""
+
+    __hash__ = object.__hash__
+
+
+_every: weakref.WeakSet[Renderers] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Has all renderers closed before mujoco ends OpenGL, which it arranges at the first one.
+
+    Afterwards they print errors about a lost context.
+    """
+    atexit.register(lambda: [_close_all(renderers) for renderers in list(_every)])
+
+
+def _close_all(renderers: Renderers) -> None:
     for renderer in renderers.values():
         renderer.close()
     renderers.clear()

@@ -12,7 +12,7 @@ import gymnasium
 
 from envs.base import Options, UnknownTask
 from envs.rendering import FAST_LOOK, gl
-from envs.wrappers import ActionChunk, FrameStack
+from envs.wrappers import ActionChunk, FrameStack, layer
 
 # Raise this when a change here alters trajectories; results of different revisions do not compare.
 REVISION = 1
@@ -182,8 +182,7 @@ def describe(env: Any) -> dict[str, Any]:
         have pictures, the `gl` that draws them and its `device`. These last two depend on the
         machine and are not in the hash.
     """
-    while not hasattr(env, "identity"):
-        env = env.env
+    env = layer(env, "identity") or env.unwrapped  # a vector environment has wrappers of its own
     identity = env.identity
     suite, _ = split_id(identity["id"])
     described = {

@@ -256,6 +256,15 @@ class ClassifierReward(Wrapper):
         self._over = state["over"]
 
 
+def layer(env: Any, name: str) -> Any:
+    """Returns the outermost wrapper that has an attribute, or the environment; None if none has."""
+    while not hasattr(env, name):
+        if not isinstance(env, gymnasium.Wrapper):
+            return None
+        env = env.env
+    return env
+
+
 def _map(function: Callable[..., Any], *values: Any) -> Any:
     """Applies a function to arrays, or to the arrays of dicts key by key."""
     if isinstance(values[0], dict):
