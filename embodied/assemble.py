@@ -122,6 +122,13 @@ def build_task(
         train.env,
     )
     observation, action = vector.single_observation_space.shape, vector.single_action_space.shape
+    if observation is None or len(action) != 1:
+        vector.close()
+        raise UserError(
+            f"training takes one array as observation and one action at a time; {train.env} with "
+            f"{train.env_args} has observations {vector.single_observation_space} and actions "
+            f"{vector.single_action_space}. Use env_args.obs=state and no env_args.action_chunk"
+        )
     dataset = None
     if train.data and read_data:
         path = train.data if train.data != SCRIPTED else scripted_dataset(settings, on_episode)

@@ -166,6 +166,7 @@ def _head(
                 "env_args": args,
                 "versions": about["versions"],
                 "env_hash": about["hash"],
+                "look": about["look"],
                 "initial_states": hashlib.sha256(states.encode()).hexdigest()[:16],
             }
     _, parts = Checkpoints(run / "checkpoints").load()

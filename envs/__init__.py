@@ -23,6 +23,7 @@ from envs.scripted import Expert, NoisyExpert, expert
 from envs.suites import register_suite, suite, suite_names
 from envs.vector import make_vec
 from envs.workers import WorkerError
+from envs.wrappers import ActionChunk, ClassifierReward, FrameStack
 
 register_gymnasium()
 
@@ -37,9 +38,12 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ActionChunk",
+    "ClassifierReward",
     "EnvCheckError",
     "EnvsError",
     "Expert",
+    "FrameStack",
     "MissingExtra",
     "NoisyExpert",
     "RenderError",

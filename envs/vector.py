@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs import batch
 from envs.base import SimEnv
 from envs.registry import make
 from envs.workers import WorkerError, Workers
@@ -32,7 +33,8 @@ def make_vec(
 
     Returns:
         A vector environment without automatic resets. `step` takes `float32[num, action_dim]` and
-        returns fresh arrays; `infos["success"]` is `bool[num]`. `get_state` and `set_state` handle
+        returns fresh arrays (a dict of them with `obs="both"`); `infos["success"]` is `bool[num]`.
+        `infos["instruction"]` of a reset holds a string each. `get_state` and `set_state` handle
         lists with one state per copy. A worker that dies, hangs or raises is replaced and the
         others go on: its episode ends as truncated, with reward 0, the last observation and a True
         in `infos["broken"]` (absent otherwise), and must not be learnt from.
@@ -55,7 +57,8 @@ class _Vector(VectorEnv):
 
     def __init__(self, one: SimEnv, num: int) -> None:
         self.num_envs = num
-        self.identity = one.identity
+        self.identity, self.options = one.identity, one.options
+        self.instruction = one.instruction
         self.render_mode = one.render_mode
         self.metadata = {**one.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space = one.observation_space
@@ -93,9 +96,7 @@ class SyncVector(_Vector):
     def __init__(self, make_one: Callable[[], SimEnv], num: int) -> None:
         self.envs = [make_one() for _ in range(num)]
         super().__init__(self.envs[0], num)
-        self._observations = np.zeros(
-            self.observation_space.shape, self.single_observation_space.dtype
-        )
+        self._observations = batch.observations(self.observation_space)
 
     def reset(
         self,

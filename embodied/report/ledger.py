@@ -129,7 +129,13 @@ def compare(a: Ledger, b: Ledger) -> Verdict:
         for key in ("env_args", "versions", "env_hash", "initial_states"):
             if one[key] != other[key]:
                 reasons.append(f"{task}: {key} {one[key]} and {other[key]}")
-    pixels = any(one["env_args"].get("obs") == "pixels" for one in a.head["tasks"].values())
+        pictures = one["env_args"].get("obs", "state") != "state"
+        if pictures and one.get("look") != other.get("look"):
+            reasons.append(
+                f"{task}: the look of pictures {one.get('look')} and {other.get('look')}"
+            )
+    kinds = (one["env_args"].get("obs", "state") for one in a.head["tasks"].values())
+    pixels = any(kind != "state" for kind in kinds)
     if pixels and a.head["renderer"] != b.head["renderer"]:
         reasons.append(f"images by {a.head['renderer']} and by {b.head['renderer']}")
     notes = [
