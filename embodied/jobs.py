@@ -21,7 +21,7 @@ from embodied.data import DatasetError
 
 AHEAD = 4  # jobs handed out per worker before the oldest result is taken
 GOODBYE = 10.0  # seconds a worker has to close what it opened
-USERS = (UserError, envs.EnvsError, DatasetError, ImportError)
+USERS = (UserError, envs.EnvsError, DatasetError)
 """Errors that the user can mend; a worker's stack trace would hide what they say."""
 
 
@@ -35,8 +35,12 @@ class Work(Protocol):
         """Closes what the calls opened."""
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(UserError):
     """A worker process ended by itself."""
+
+
+class WorkerFailed(RuntimeError):
+    """A job raised what nobody expected; the message is the worker's stack trace."""
 
 
 def in_order(
@@ -124,8 +128,7 @@ class _Crew:
             except (EOFError, OSError) as error:
                 raise self._died(pipe) from error
             if not done:
-                user, text = value
-                raise UserError(text) if user else RuntimeError(f"a worker failed:\n{text}")
+                raise value if isinstance(value, Exception) else WorkerFailed(value)
             found[number] = value
             del self._busy[pipe]
             self.idle.append(pipe)
@@ -172,9 +175,11 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
             try:
                 answer = (number, True, work(job))
             except USERS as error:
-                answer = (number, False, (True, str(error)))
+                answer = (number, False, UserError(str(error)))
+            except ImportError as error:
+                answer = (number, False, ImportError(str(error), name=error.name))
             except Exception:
-                answer = (number, False, (False, traceback.format_exc()))
+                answer = (number, False, traceback.format_exc())
             pipe.send(answer)
     except (EOFError, OSError):  # the parent has ended, or wants no more
         work.close()

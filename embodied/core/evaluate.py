@@ -159,9 +159,7 @@ def initial_seeds(env: Any, episodes: int, seed: int) -> list[int]:
     return Streams(seed).integers("evaluation", episodes)
 
 
-def play(
-    env: Any, index: int, seed: int
-) -> Generator[Any, np.ndarray, tuple[Episode, np.ndarray]]:
+def play(env: Any, index: int, seed: int) -> Generator[Any, np.ndarray, tuple[Episode, np.ndarray]]:
     """One episode as a conversation: yields each observation and is sent the action for it.
 
     Args:

@@ -132,7 +132,7 @@ def test_a_full_disk(refused, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
-    monkeypatch.setattr("embodied.datasets.collect", full)
+    monkeypatch.setattr("embodied.collection.collect", full)
     assert "some/file: No space left on device" in refused("collect", *MAZE, "out=x")
 
 
