@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ import numpy as np
 
 import envs
 from embodied import assemble
-from embodied.actors import Actor, is_run, make_actor
-from embodied.columns import task_text
-from embodied.core.evaluate import Episode, Evaluation, initial_seeds, play
-from embodied.core.seeding import Streams
+from embodied.actors import is_run
+from embodied.core.evaluate import Episode, Evaluation
 from embodied.core.types import UserError
 from embodied.datasets import make_env, task_ids
 from embodied.jobs import in_order
+from embodied.player import Player
 from embodied.progress import bar
 from embodied.recorder import MakeEnv
 from embodied.report.files import write_text
@@ -49,70 +48,6 @@ class SuiteEvaluation(Evaluation):
 
     tasks: dict[str, Evaluation]
     head: dict[str, Any]
-
-
-@dataclass
-class _Runner:
-    """Evaluates groups of episodes of one task; a copy lives in each worker."""
-
-    policy: str | Path
-    tasks: Mapping[str, Mapping[str, Any]]
-    episodes: int
-    seed: int = 0
-    timeout: float = 60.0
-    make: MakeEnv = make_env
-    _actor: Actor | None = field(default=None, init=False)
-    _task: str = field(default="", init=False)
-    _envs: list[Any] = field(default_factory=list, init=False)
-
-    def __call__(self, job: tuple[str, Sequence[int]]) -> dict[str, Any]:
-        """Play these episodes, all at the same time."""
-        task, indices = job
-        if self._actor is None:
-            self._actor = make_actor(self.policy, self.timeout)
-        self._enter(task, len(indices))
-        seeds = initial_seeds(self._envs[0], self.episodes, self.seed)
-        streams = Streams(self.seed)
-        games, observations, done = {}, {}, {}
-        for slot, index in enumerate(indices):
-            games[slot] = play(self._envs[slot], index, seeds[index])
-            observations[slot] = next(games[slot])
-            self._actor.begin(slot, self._envs[slot], streams.numpy(f"policy/{index}"))
-        while observations:
-            slots = list(observations)
-            actions = self._actor.act(slots, list(observations.values()))
-            for slot, action in zip(slots, actions, strict=True):
-                try:
-                    observations[slot] = games[slot].send(action)
-                except StopIteration as end:
-                    del observations[slot]
-                    done[slot] = end.value
-        return {
-            "results": [done[slot] for slot in range(len(indices))],
-            "env": envs.describe(self._envs[0]),
-            "instruction": task_text(self._envs[0]),
-            "policy": self._actor.description,
-        }
-
-    def _enter(self, task: str, count: int) -> None:
-        """Have as many environments of the task as there are episodes in flight."""
-        if task != self._task:
-            self._leave()
-            self._task = task
-        while len(self._envs) < count:
-            self._envs.append(self.make(task, self.tasks[task]))
-
-    def _leave(self) -> None:
-        while self._envs:
-            self._envs.pop().close()
-        self._task = ""
-
-    def close(self) -> None:
-        """Close environments and policy."""
-        self._leave()
-        if self._actor is not None:
-            self._actor.close()
-            self._actor = None
 
 
 def evaluate(
@@ -153,7 +88,7 @@ def evaluate(
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
     tasks = _tasks(policy, suite, env_args or {})
-    runner = _Runner(policy, tasks, episodes, seed, timeout, make)
+    runner = Player(policy, tasks, episodes, seed, timeout, make)
     groups = [tuple(range(i, min(i + batch, episodes))) for i in range(0, episodes, batch)]
     jobs = [(task, group) for task in tasks for group in groups]
     played: dict[str, list[tuple[Episode, np.ndarray]]] = {task: [] for task in tasks}
