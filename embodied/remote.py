@@ -91,7 +91,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in _KINDS:
-        value = np.ascontiguousarray(value)
         shape = list(value.shape)
         return {_ARRAY: True, _DATA: value.tobytes(), _DTYPE: value.dtype.str, _SHAPE: shape}
     raise TypeError(f"{type(value).__name__} {getattr(value, 'dtype', '')}")
