@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -164,6 +163,7 @@ def _head(
             "env_hash": about[task]["env"]["hash"],
             "initial_states": hashlib.sha256(states.encode()).hexdigest()[:16],
         }
+    renderers = [one["renderer"] for one in about.values()]
     return {
         "schema": SCHEMA,
         "suite": suite,
@@ -172,7 +172,7 @@ def _head(
         "seed": seed,
         "policy": next(iter(about.values()))["policy"],
         "versions": assemble.versions(),
-        "renderer": os.environ.get("MUJOCO_GL", "default"),
+        "renderer": next((r for r in renderers if r != "none"), "none"),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,7 @@ class Player:
             job: the task and the indices of its episodes.
 
         Returns:
-            `results`, a ledger line and actions each; what `env`, `instruction` and `policy` were.
+            `results`, a ledger line and actions each; what the rest was under other keys.
         """
         task, indices = job
         if self._actor is None:
@@ -68,9 +69,13 @@ class Player:
                 except StopIteration as end:
                     del observations[slot]
                     done[slot] = end.value
+        described = envs.describe(self._envs[0])
+        renders = "mujoco" in described["versions"]
         return {
             "results": [done[slot] for slot in range(len(indices))],
-            "env": envs.describe(self._envs[0]),
+            "env": described,
+            # the adapters choose one when they load their simulator, in this process
+            "renderer": os.environ.get("MUJOCO_GL", "default") if renders else "none",
             "instruction": task_text(self._envs[0]),
             "policy": self._actor.description,
         }

@@ -25,7 +25,10 @@ PAGE_CSS = """
   color: var(--ink); text-decoration: none; font-variant-numeric: tabular-nums; }
 .tiles a:hover { outline: 2px solid var(--blue); }
 .suite { margin: 18px 0 8px; }
-td .bar { min-width: 120px; margin: 0; }
+td .bar { min-width: 100px; margin: 0; }
+th, td { white-space: nowrap; }
+td.text { white-space: normal; }
+.videos video { aspect-ratio: 1; }
 tr:target td { background: #fff7d6; }
 .task small { display: block; color: var(--soft); font-size: 12px; }
 .all td { font-weight: 650; background: #f4f6f8; }
@@ -45,7 +48,7 @@ def write_page(ledger: Ledger, note: str = "") -> Path:
     title = f"Evaluation of {head['policy']['name']}"
     groups = {suite: list(ids) for suite, ids in groupby(tasks, _suite)}
     body = [
-        _header(title, ledger),
+        _header(title, ledger, groups),
         f'<p class="note">{escape(note)}</p>' if note else "",
         _overview(ledger, groups) if len(tasks) > FEW else "",
         section("Success", _success(ledger, groups)),
@@ -73,9 +76,12 @@ def _rate(episodes: Episodes) -> tuple[int, int]:
     return sum(bool(e["success"]) for e in episodes), len(episodes)
 
 
-def _header(title: str, ledger: Ledger) -> str:
+def _header(title: str, ledger: Ledger, groups: Mapping[str, Sequence[str]]) -> str:
     head = ledger.head
-    wins, count = _rate(list(ledger.episodes.values()))
+    cards = [_card("all episodes", *_rate(list(ledger.episodes.values())))]
+    if len(groups) > 1:
+        for suite, tasks in groups.items():
+            cards.append(_card(suite, *_rate([e for task in tasks for e in ledger.of(task)])))
     chips = [
         head["suite"] or next(iter(head["tasks"])),
         f"{len(head['tasks'])} task{'s' * (len(head['tasks']) > 1)}",
@@ -85,10 +91,15 @@ def _header(title: str, ledger: Ledger) -> str:
     return (
         f"<header><h1>{escape(title)}</h1>"
         f'<p class="chips">{"".join(f"<span>{escape(c)}</span>" for c in chips)}</p>'
-        f'<div class="headline"><div class="card"><strong>{percent(wins / count)}</strong>'
+        f'<div class="headline">{"".join(cards)}</div></header>'
+    )
+
+
+def _card(title: str, wins: int, count: int) -> str:
+    return (
+        f'<div class="card"><small>{escape(title)}</small><strong>{percent(wins / count)}</strong>'
         f"<span>{wins} of {count} episodes</span>{_bar(wins, count)}"
-        f"<span>95 % Wilson interval {percent_range(*wilson(wins, count))}</span></div></div>"
-        "</header>"
+        f"<span>95 % Wilson interval {percent_range(*wilson(wins, count))}</span></div>"
     )
 
 
@@ -185,9 +196,11 @@ def _videos(ledger: Ledger) -> str:
             parts.append((task, len(players), clips))
     if not parts:
         return ""
-    if len(parts) == 1:
-        return section("Videos", parts[0][2])
-    return section("Videos", "".join(details(f"{t} ({n})", clips) for t, n, clips in parts))
+    if len(parts) <= FEW:
+        shown = (f'<h3 class="suite">{escape(task)}</h3>{clips}' for task, _, clips in parts)
+    else:
+        shown = (details(f"{task} ({count})", clips) for task, count, clips in parts)
+    return section("Videos", "".join(shown))
 
 
 def _lost(ledger: Ledger) -> str:
