@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 import envs
+from embodied.actors import SCRIPTED
+from embodied.collection import EpisodeHook, quiet, scripted_dataset
 from embodied.core import registry
 from embodied.core.collector import EnvCollector
 from embodied.core.evaluate import Evaluator
@@ -28,14 +30,10 @@ from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import Dataset
 from embodied.datasets import (
-    SCRIPTED,
-    EpisodeHook,
     describe_dataset,
     load_episodes,
     make_env,
     open_dataset,
-    quiet,
-    scripted_dataset,
     with_arguments,
 )
 from embodied.settings import (
@@ -50,7 +48,10 @@ from embodied.settings import (
     take,
 )
 
-PACKAGES = ("embodied", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "dm_control")
+PACKAGES = (
+    *("embodied", "torch", "numpy", "gymnasium"),
+    *("mujoco", "metaworld", "dm_control", "robosuite", "hf-libero"),
+)
 
 
 @dataclass

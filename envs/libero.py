@@ -147,6 +147,11 @@ class LiberoEnv(RobosuiteSim):
         observation, info = super().reset(seed=seed, options=options)
         return observation, {**info, "init_state": self.init_state}
 
+    @property
+    def stored_states(self) -> int:
+        """How many initial states the seeds choose from; 0 if one was fixed."""
+        return len(self._states) if self._fixed is None else 0
+
     def robot_state(self) -> np.ndarray:
         """Returns what vision-language-action models get beside the pictures.
 

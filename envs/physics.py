@@ -98,6 +98,13 @@ class MujocoSimEnv(SimEnv):
         if self._model.nhfield:  # the GPU's copy of a terrain is stale now
             _close_all(self._renderers)
 
+    def simulator_state(self) -> np.ndarray:
+        """Returns `float64[1 + nq + nv]`: time, positions, velocities, as robomimic's `states`.
+
+        It is what datasets keep; only `get_state` continues an episode to the bit.
+        """
+        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
+
     def _get_physics(self) -> np.ndarray:
         """Returns mjSTATE_INTEGRATION, the only state that includes the solver's warm start."""
         import mujoco

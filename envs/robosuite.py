@@ -44,6 +44,7 @@ class RobosuiteSim(MujocoSimEnv):
     """What robosuite's own tasks and LIBERO's share; state is `[object-state, robot states]`."""
 
     default_camera = "agentview"
+    metadata = {**MujocoSimEnv.metadata, "render_fps": 20}  # noqa: RUF012 (gymnasium's name)
 
     def _adopt(self, sim: Any, stepping: str) -> None:
         """Takes over an environment of the package; adapters call this once.
@@ -235,6 +236,7 @@ class RobosuiteEnv(RobosuiteSim):
             control_steps=CONTROL_STEPS,
             task_kwargs=kwargs,
         )
+        self.metadata = {**self.metadata, "render_fps": control_freq}
 
     def _control(self, action: np.ndarray) -> Step:
         return super()._control(self._centre + self._scale * action)
