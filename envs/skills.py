@@ -28,7 +28,7 @@ class Waypoint:
         grip: `OPEN` or `CLOSED`, held all the way.
         body: name of a body of the model, followed while it moves; "" is the world's origin, `HERE`
             where the gripper is at the waypoint's first step.
-        rotation: 9 numbers, row by row, the gripper's frame in the world (z: approach, y: the
+        rotation: 9 numbers, row by row, the gripper's frame in the world (z: approach, x: the
             line of the fingers); None keeps the one at the waypoint's first step.
         tolerance: m; arrived when the gripper is this near (and within `angle`).
         angle: rad.
@@ -217,9 +217,9 @@ def pointing(approach: np.ndarray, fingers: np.ndarray) -> np.ndarray:
     Neither needs unit length; what of `fingers` is along `approach` is taken away.
     """
     z = np.asarray(approach, np.float64) / np.linalg.norm(approach)
-    y = np.asarray(fingers, np.float64) - np.dot(fingers, z) * z
-    y /= np.linalg.norm(y)
-    return np.stack([np.cross(y, z), y, z], axis=1)
+    x = np.asarray(fingers, np.float64) - np.dot(fingers, z) * z
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(z, x), z], axis=1)
 
 
 def downward(yaw: float, near: np.ndarray | None = None) -> np.ndarray:
