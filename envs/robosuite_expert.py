@@ -161,6 +161,7 @@ GROCERIES = (  # in the order of the package's bins; measured from its meshes
     Box("Can_main", (0.025, 0.025, 0.04)),
 )
 BIN_HEIGHT = 0.9  # m; the upper edge of its walls
+REACH = 0.78  # m; of the gripper pointing down at this height, from the robot's base
 
 
 def pick_place(arm: Arm, attempt: int) -> list[Waypoint]:
@@ -173,7 +174,7 @@ def pick_place(arm: Arm, attempt: int) -> list[Waypoint]:
         if holds(arm, box.grip(arm)):
             centre, rotation = box.pose(arm)
             held = arm.position[2] - centre[2] + box.height(rotation)  # above the bin's floor
-            goal = sim.target_bin_placements[i] + (held + 0.02 + 0.015) * UP
+            goal = _in_reach(arm, sim.target_bin_placements[i]) + (held + 0.02 + 0.015) * UP
             return place(arm, goal, HOME, BIN_HEIGHT + 0.02 + held)
     if not todo:
         return [Waypoint((0.0, 0.0, 0.1), OPEN, HERE)]
@@ -183,6 +184,13 @@ def pick_place(arm: Arm, attempt: int) -> list[Waypoint]:
     others = clear_of(arm, [GROCERIES[i] for i in present if i != target])
     room = functools.partial(_room_in_bin, others, sim.bin1_pos, sim.bin_size)
     return pick(arm, GROCERIES[target], attempt, room)
+
+
+def _in_reach(arm: Arm, goal: np.ndarray) -> np.ndarray:
+    """The goal, or where the line to it from the robot's base gets too long."""
+    base = arm.body("robot0_base")[0] * (1.0, 1.0, 0.0)
+    far = (goal - base) * (1.0, 1.0, 0.0)
+    return goal + min(0.0, REACH / np.linalg.norm(far) - 1.0) * far
 
 
 def _room_in_bin(
@@ -219,12 +227,10 @@ def nut_assembly(arm: Arm, attempt: int) -> list[Waypoint]:
     # With the fingers across the handle, the gripper's yaw from HOME is the nut's, or half a turn
     # more, and is 0 or pi when the handle points to the robot. The nearer to the joint's middle.
     ways = [(_near_middle(yaw + math.pi), 0.0), (_near_middle(yaw), math.pi)]
-    ways.sort(key=lambda way: max(abs(angle - YAW_MIDDLE) for angle in way))
-    start = yaw_of(arm)
-    end = ways[attempt % 3 == 2][0]
+    end, _ = min(ways, key=lambda way: max(abs(angle - YAW_MIDDLE) for angle in way))
     offset = HANDLES[i][2] * rotation[:, 0] + (0.0, 0.0, 0.004)
     above = position + offset + 0.1 * UP
-    way = turning(start, end)
+    way = turning(yaw_of(arm), end)
     low = [Waypoint((0.0, 0.0, 0.1), OPEN, HERE, tolerance=0.05)]
     return [
         *(low if arm.position[2] < above[2] - 0.04 else []),
@@ -237,23 +243,23 @@ def _put_on_peg(
     arm: Arm, position: np.ndarray, rotation: np.ndarray, peg: np.ndarray
 ) -> list[Waypoint]:
     yaw = math.atan2(rotation[1, 0], rotation[0, 0])
-    start = yaw_of(arm)
-    change = math.remainder(math.pi - yaw, 2 * math.pi)
+    start, change = yaw_of(arm), math.remainder(math.pi - yaw, 2 * math.pi)
+    here, height = arm.position, PEG_HEIGHT + 0.05
+    if np.linalg.norm((position - peg)[:2]) < 0.006 and abs(change) < 0.08:
+        on, turned = (*here[:2], peg[2] + 0.01), flat(arm.rotation)
+        return [
+            Waypoint(on, CLOSED, "", turned, tolerance=0.01, speed=0.5, limit=40),
+            Waypoint(on, OPEN, "", turned, tolerance=1.0, angle=9.0, hold=4),
+            Waypoint((0.0, 0.0, 0.12), OPEN, HERE, tolerance=0.03),
+        ]
     end = _near_middle(start + change)
-    nut = about(UP, start).T @ (arm.position - position)  # from it to the gripper, at yaw 0
-    goal = peg * (1.0, 1.0, 0.0) + about(UP, end) @ nut
-    height = PEG_HEIGHT + 0.05
-    up = (*arm.position[:2], height)
+    goal = peg + about(UP, end - start) @ (here - position)
+    up, over = (*here[:2], height), (*goal[:2], height)
     way = [flat(turned) for turned in turning(start, end)]
-    over, on = (*goal[:2], height), (*goal[:2], peg[2] + 0.02)
     return [
         Waypoint(up, CLOSED, tolerance=0.03),
-        *(Waypoint(up, CLOSED, "", turned, tolerance=0.05, angle=0.3) for turned in way),
-        Waypoint(over, CLOSED, "", way[-1], tolerance=0.01),
-        Waypoint(over, CLOSED, "", way[-1], tolerance=0.003, angle=0.03, speed=0.3, limit=30),
-        Waypoint(on, CLOSED, "", way[-1], tolerance=0.01, speed=0.5),
-        Waypoint(on, OPEN, "", way[-1], tolerance=1.0, angle=9.0, hold=4),
-        Waypoint((0.0, 0.0, 0.12), OPEN, HERE, tolerance=0.03),
+        *(Waypoint(up, CLOSED, "", turned, tolerance=0.05, angle=0.3) for turned in way[:-1]),
+        Waypoint(over, CLOSED, "", way[-1], tolerance=0.006, angle=0.06, hold=6),  # settle
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from envs import robosuite_expert
 from envs.base import UnknownTask
 from envs.maze import GOAL, SIZE, WALL_X, PointMaze
 
@@ -101,8 +102,6 @@ def expert(env: Any) -> Expert:
     if suite == "maze":
         return MazeExpert(getattr(env, "envs", [env])[0])
     if suite == "robosuite":
-        from envs import robosuite_expert
-
         return robosuite_expert.expert(env)
     raise UnknownTask(
         f"{env.identity['id']} has no scripted expert; Meta-World, robosuite and the maze have. "
