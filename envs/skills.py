@@ -191,6 +191,25 @@ class SkillExpert:
         self._begun = None if begun is None else (np.array(begun[0]), np.array(begun[1]))
 
 
+def about(axis: np.ndarray, angle: float) -> np.ndarray:
+    """The rotation [3, 3] by `angle` (rad) around `axis`, of any length."""
+    x, y, z = np.asarray(axis, np.float64) / np.linalg.norm(axis)
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * (cross @ cross)
+
+
+def opening(arm: Arm) -> float:
+    """The sum of how far each finger is from closed, m."""
+    fingers = arm.sim.robots[0]._ref_gripper_joint_pos_indexes
+    return float(np.abs(arm.env._data.qpos[fingers]).sum())
+
+
+def holds(arm: Arm, point: np.ndarray) -> bool:
+    """Tells whether the fingers are stopped by something at `point`: [3], m."""
+    near = np.linalg.norm(arm.position - point) < 0.03
+    return bool(near and 0.004 < opening(arm) < 0.07)
+
+
 def turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Axis times angle, in rad and the world's axes, that turns one rotation into another, [3]."""
     relative = end @ start.T
@@ -267,22 +286,3 @@ def grasp(
         Waypoint(tuple(at), CLOSED, body, turned, tolerance=1.0, angle=9.0, hold=8, limit=12),
         Waypoint((0.0, 0.0, lift), CLOSED, HERE, turned),
     ]
-
-
-def about(axis: np.ndarray, angle: float) -> np.ndarray:
-    """The rotation [3, 3] by `angle` (rad) around `axis`, of any length."""
-    x, y, z = np.asarray(axis, np.float64) / np.linalg.norm(axis)
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * (cross @ cross)
-
-
-def opening(arm: Arm) -> float:
-    """The sum of how far each finger is from closed, m."""
-    fingers = arm.sim.robots[0]._ref_gripper_joint_pos_indexes
-    return float(np.abs(arm.env._data.qpos[fingers]).sum())
-
-
-def holds(arm: Arm, point: np.ndarray) -> bool:
-    """Tells whether the fingers are stopped by something at `point`: [3], m."""
-    near = np.linalg.norm(arm.position - point) < 0.03
-    return bool(near and 0.004 < opening(arm) < 0.07)
