@@ -104,31 +104,34 @@ def clear_of(arm: Arm, boxes: Sequence[Box]) -> Room:
     return room
 
 
-def pick(arm: Arm, box: Box, attempt: int, room: Room | None = None) -> list[Waypoint]:
-    """Grasps a box from above; each attempt takes another of the rotations that fit."""
-    choice = grips(arm, box, room)
-    offset = box.grip(arm) - arm.body(box.body)[0]
-    rise = Waypoint((0.0, 0.0, 0.1), OPEN, HERE, tolerance=0.05)
-    low = arm.position[2] < box.grip(arm)[2] + 0.06
-    return [*([rise] if low else []), *grasp(box.body, choice[attempt % len(choice)], offset)]
+def pick(arm: Arm, box: Box, rotation: np.ndarray, rise: float = 0.15) -> list[Waypoint]:
+    """Grasps a box from above and lifts it.
+
+    Args:
+        arm: the arm; if it is low, it rises first.
+        box: what to grasp.
+        rotation: of the gripper, [3, 3].
+        rise: m.
+    """
+    grip = box.grip(arm)
+    low = Waypoint((0.0, 0.0, 0.1), OPEN, HERE, tolerance=0.05)
+    first = [low] if arm.position[2] < grip[2] + 0.06 else []
+    return [*first, *grasp(box.body, rotation, grip - arm.body(box.body)[0], lift=rise)]
 
 
 def place(
-    arm: Arm, goal: np.ndarray, rotation: np.ndarray, height: float, *, tolerance: float = 0.01
+    goal: np.ndarray, rotation: np.ndarray, height: float, *, tolerance: float = 0.01
 ) -> list[Waypoint]:
-    """Carries what is held: up to a height, over the goal, down, open, and away.
+    """Carries what is held over the goal, down, and lets go.
 
     Args:
-        arm: the arm.
         goal: of the gripper, [3], m.
         rotation: of the gripper at the goal, [3, 3].
         height: of the gripper on the way, m.
         tolerance: at the goal, m.
     """
-    up, over = (*arm.position[:2], height), (*goal[:2], height)
-    turned = flat(rotation)
+    over, turned = (*goal[:2], height), flat(rotation)
     return [
-        Waypoint(up, CLOSED, tolerance=0.03),
         Waypoint(over, CLOSED, "", turned, tolerance=tolerance, limit=90),
         Waypoint(tuple(goal), CLOSED, "", turned, tolerance=tolerance, speed=0.5),
         Waypoint(tuple(goal), OPEN, "", turned, tolerance=1.0, angle=9.0, hold=4),
@@ -136,11 +139,23 @@ def place(
     ]
 
 
+def up_to(arm: Arm, height: float) -> Waypoint:
+    """Straight up with what is held; height in m."""
+    return Waypoint((*arm.position[:2], height), CLOSED, tolerance=0.03)
+
+
+def _try(arm: Arm, box: Box, attempt: int, room: Room | None = None) -> list[Waypoint]:
+    """Each attempt takes another of the rotations that fit."""
+    choice = grips(arm, box, room)
+    return pick(arm, box, choice[attempt % len(choice)])
+
+
 def lift(arm: Arm, attempt: int) -> list[Waypoint]:
     """Lift: the cube 4 cm above the table."""
-    return pick(arm, Box("cube_main", (0.021, 0.021, 0.021)), attempt)
+    return _try(arm, CUBE, attempt)
 
 
+CUBE = Box("cube_main", (0.021, 0.021, 0.021))
 CUBE_A = Box("cubeA_main", (0.02, 0.02, 0.02))
 CUBE_B = Box("cubeB_main", (0.025, 0.025, 0.025))
 
@@ -148,10 +163,11 @@ CUBE_B = Box("cubeB_main", (0.025, 0.025, 0.025))
 def stack(arm: Arm, attempt: int) -> list[Waypoint]:
     """Stack: the red cube on the green one."""
     if not holds(arm, CUBE_A.grip(arm)):
-        return pick(arm, CUBE_A, attempt, clear_of(arm, [CUBE_B]))
+        return _try(arm, CUBE_A, attempt, clear_of(arm, [CUBE_B]))
     held = arm.position - CUBE_A.pose(arm)[0]
     goal = CUBE_B.pose(arm)[0] + (held[2] + 0.025 + 0.02 + 0.004) * UP
-    return place(arm, goal, arm.rotation, goal[2] + 0.06, tolerance=0.005)
+    height = goal[2] + 0.06
+    return [up_to(arm, height), *place(goal, arm.rotation, height, tolerance=0.005)]
 
 
 GROCERIES = (  # in the order of the package's bins; measured from its meshes
@@ -175,7 +191,8 @@ def pick_place(arm: Arm, attempt: int) -> list[Waypoint]:
             centre, rotation = box.pose(arm)
             held = arm.position[2] - centre[2] + box.height(rotation)  # above the bin's floor
             goal = _in_reach(arm, sim.target_bin_placements[i]) + (held + 0.02 + 0.015) * UP
-            return place(arm, goal, HOME, BIN_HEIGHT + 0.02 + held)
+            height = BIN_HEIGHT + 0.02 + held
+            return [up_to(arm, height), *place(goal, HOME, height)]
     if not todo:
         return [Waypoint((0.0, 0.0, 0.1), OPEN, HERE)]
     target = min(todo, key=lambda i: np.linalg.norm(GROCERIES[i].grip(arm) - arm.position))
@@ -183,7 +200,7 @@ def pick_place(arm: Arm, attempt: int) -> list[Waypoint]:
         target = todo[attempt % len(todo)]
     others = clear_of(arm, [GROCERIES[i] for i in present if i != target])
     room = functools.partial(_room_in_bin, others, sim.bin1_pos, sim.bin_size)
-    return pick(arm, GROCERIES[target], attempt, room)
+    return _try(arm, GROCERIES[target], attempt, room)
 
 
 def _in_reach(arm: Arm, goal: np.ndarray) -> np.ndarray:
@@ -257,7 +274,7 @@ def _put_on_peg(
     up, over = (*here[:2], height), (*goal[:2], height)
     way = [flat(turned) for turned in turning(start, end)]
     return [
-        Waypoint(up, CLOSED, tolerance=0.03),
+        up_to(arm, height),
         *(Waypoint(up, CLOSED, "", turned, tolerance=0.05, angle=0.3) for turned in way[:-1]),
         Waypoint(over, CLOSED, "", way[-1], tolerance=0.006, angle=0.06, hold=6),  # settle
     ]
