@@ -318,7 +318,7 @@ def door_pose(arm: Arm, latch: float, hinge: float) -> tuple[np.ndarray, np.ndar
     door = swing @ rotation
     handle = about((0.0, 1.0, 0.0), latch)
     at = line + swing @ (position - line) + door @ (LATCH + handle @ BAR)
-    towards = door @ handle @ pointing(np.array([0.0, 1.0, 0.0]), -UP)
+    towards = door @ handle @ pointing(np.array([0.0, 1.0, 0.0]), UP)  # the last joint can follow
     return at, towards
 
 
@@ -336,8 +336,12 @@ def hold_handle(arm: Arm, latch: float, hinge: float) -> list[Waypoint]:
     """Away from where the arm is, in front of the handle, and closed around it."""
     at, towards = door_pose(arm, latch, hinge)
     front, turned = at - 0.1 * towards[:, 2], flat(towards)
+    between = flat(pointing(np.array([0.0, -1.0, -1.0]), np.array([-1.0, 0.0, 0.0])))
+    far = np.linalg.norm(turn(arm.rotation, towards)) > 2.0  # near the half turn either way is wrong
+    back = tuple(at - 0.2 * towards[:, 2])
     return [
-        Waypoint(tuple(at - 0.2 * towards[:, 2]), OPEN, "", turned, tolerance=0.05, angle=0.3),
+        *([Waypoint(back, OPEN, "", between, tolerance=0.05, angle=0.4)] if far else []),
+        Waypoint(back, OPEN, "", turned, tolerance=0.05, angle=0.3),
         Waypoint(tuple(front), OPEN, "", turned, tolerance=0.015),
         Waypoint(tuple(at), OPEN, "", turned, tolerance=0.008),
         Waypoint(tuple(at), CLOSED, "", turned, tolerance=1.0, angle=9.0, hold=8, limit=12),
