@@ -337,7 +337,9 @@ def hold_handle(arm: Arm, latch: float, hinge: float) -> list[Waypoint]:
     at, towards = door_pose(arm, latch, hinge)
     front, turned = at - 0.1 * towards[:, 2], flat(towards)
     between = flat(pointing(np.array([0.0, -1.0, -1.0]), np.array([-1.0, 0.0, 0.0])))
-    far = np.linalg.norm(turn(arm.rotation, towards)) > 2.0  # near the half turn either way is wrong
+    far = (
+        np.linalg.norm(turn(arm.rotation, towards)) > 2.0
+    )  # near the half turn either way is wrong
     back = tuple(at - 0.2 * towards[:, 2])
     return [
         *([Waypoint(back, OPEN, "", between, tolerance=0.05, angle=0.4)] if far else []),

@@ -15,7 +15,6 @@ from envs.robosuite_expert import (
     CUBE_B,
     HOME,
     OPENED,
-    REACH,
     UNLATCHED,
     UP,
     Box,
@@ -44,13 +43,15 @@ from envs.skills import (
 )
 
 TABLE = 0.8  # m
-ZONE = np.array([[-0.15, 0.15], [-0.2, 0.2]])  # m; where cubes are kept, x and y: all in easy reach
+ZONE = np.array([[-0.18, 0.08], [-0.2, 0.2]])  # m; where cubes are kept, x and y
+REACH = 0.74  # m; from the base, over the table. Beyond, the arm is straight and OSC cannot bend it
 DIRECTIONS = {  # as seen from the robot
     "left": (0.0, 1.0),
     "right": (0.0, -1.0),
     "forward": (1.0, 0.0),
     "back": (-1.0, 0.0),
 }
+SHUT = -0.08  # rad; pushes against the stop
 CLEARANCE = 0.1  # m; between the middles of two cubes, for the open fingers to fit between
 
 
@@ -58,6 +59,11 @@ def in_zone(point: np.ndarray, margin: float = 0.0) -> bool:
     """Whether a point is over the zone, or at most `margin` (m) beside it."""
     low, high = ZONE.T
     return bool(np.all((low - margin <= point[:2]) & (point[:2] <= high + margin)))
+
+
+def in_reach(arm: Arm, point: np.ndarray) -> bool:
+    """Whether the gripper gets to a point on the table, [3] in m, and away again."""
+    return bool(np.linalg.norm((point - arm.body("robot0_base")[0])[:2]) < REACH)
 
 
 class Cube:
@@ -102,12 +108,11 @@ class Cube:
         if any(holds(arm, box.grip(arm)) for box in (self.box, *self.others)):
             return False
         at = self.box.pose(arm)[0]
-        way = at - arm.body("robot0_base")[0]
         covered = any(
             other.pose(arm)[0][2] > at[2] + 0.02 and not self._clear(arm, other, at)
             for other in self.others
         )
-        return at[2] > TABLE and not covered and float(np.linalg.norm(way[:2])) < REACH
+        return at[2] > TABLE and not covered and in_reach(arm, at)
 
     def _clear(self, arm: Arm, other: Box, point: np.ndarray, needed: float = 0.04) -> bool:
         return bool(np.linalg.norm((other.pose(arm)[0] - point)[:2]) > needed)
@@ -196,9 +201,8 @@ class Cube:
 
         def affords(arm: Arm) -> bool:
             start = self.box.pose(arm)[0] - 0.07 * np.append(way, 0.0)
-            if not (self.free(arm) and self.on_table(arm) and self.room(arm, start, 0.06)):
-                return False
-            return self._may_push(arm, way, 0.05)
+            open_way = self.room(arm, start, 0.06) and self._may_push(arm, way, 0.05)
+            return open_way and self._movable(arm)
 
         def plan(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
             far = next(x for x in (0.12, 0.08, 0.05) if self._may_push(arm, way, x) or x == 0.05)
@@ -211,7 +215,8 @@ class Cube:
         return Skill(f"push {self.name} {direction}", affords, plan, achieved)
 
     def _may_push(self, arm: Arm, way: tuple[float, float], far: float) -> bool:
-        return in_zone(self.box.pose(arm)[0] + far * np.append(way, 0.0))
+        at, along = self.box.pose(arm)[0], np.append(way, 0.0)
+        return in_zone(at + far * along) and in_reach(arm, at - 0.07 * along)
 
     def _push(
         self, arm: Arm, rng: np.random.Generator, way: tuple[float, float], far: float
@@ -363,13 +368,11 @@ def cubes(boxes: Sequence[Box], env: Any) -> Scene:
 
 
 def let_go(arm: Arm) -> list[Waypoint]:
-    """Opens the fingers and draws back, if they are closed around something."""
-    if opening(arm) > 0.07:
-        return []
+    """Opens the fingers, draws back and waits for the handle to spring back."""
     back = tuple(-0.1 * arm.rotation[:, 2])
     return [
         Waypoint((0.0, 0.0, 0.0), OPEN, HERE, tolerance=1.0, angle=9.0, hold=4),
-        Waypoint(back, OPEN, HERE, tolerance=0.03),
+        Waypoint(back, OPEN, HERE, tolerance=0.03, hold=8),
     ]
 
 
@@ -378,55 +381,63 @@ def door(env: Any) -> Scene:
     check_arm(env)
 
     def look(arm: Arm) -> dict[str, float]:
-        return {"handle": arm.joint("Door_latch_joint"), "door": arm.joint("Door_hinge")}
+        handle, hinge = arm.joint("Door_latch_joint"), arm.joint("Door_hinge")
+        return {"handle": handle, "door": hinge, "empty": float(opening(arm) > 0.07)}
 
     def use(arm: Arm, latch: float, hinge: float | None = None) -> list[Waypoint]:
         """Takes the handle, turns it to `latch`, moves the door to `hinge` if any, lets go."""
-        freeing, (level, start) = let_go(arm), look(arm).values()
-        level = 0.0 if freeing else level  # its spring turns it back
+        level, start, _ = look(arm).values()
         end = start if hinge is None else hinge
         turned = [door_waypoint(arm, x, start) for x in np.linspace(level, latch, 5)[1:]]
         moved = [door_waypoint(arm, latch, x) for x in np.linspace(start, end, 4)[1:]]
         back = tuple(-0.1 * door_pose(arm, latch, end)[1][:, 2])
         return [
-            *freeing,
             *hold_handle(arm, level, start),
             *turned,
             *(moved if hinge is not None else []),
             Waypoint((0.0, 0.0, 0.0), OPEN, HERE, tolerance=1.0, angle=9.0, hold=4),
-            Waypoint(back, OPEN, HERE, tolerance=0.03),
+            Waypoint(back, OPEN, HERE, tolerance=0.03, hold=8),
         ]
+
+    def empty(arm: Arm) -> bool:
+        return bool(look(arm)["empty"])
 
     def wander(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
         points = rng.uniform([-0.2, 0.0, 1.0], [0.05, 0.2, 1.2], (int(rng.integers(1, 4)), 3))
         ways = [Waypoint(tuple(point), OPEN, tolerance=0.04, limit=30) for point in points]
-        return [*let_go(arm), *ways]
+        return [*([] if empty(arm) else let_go(arm)), *ways]
 
     def rest(arm: Arm) -> list[Waypoint]:
         return [*let_go(arm), Waypoint((-0.1, 0.1, 1.05), OPEN, "", flat(HOME), hold=10)]
 
     skills = (
         Skill(
+            "let go",
+            lambda arm: not empty(arm),
+            lambda arm, rng: let_go(arm),
+            lambda before, now: bool(now["empty"]),
+        ),
+        Skill(
             "turn handle",
-            lambda arm: abs(look(arm)["handle"]) < 0.3,
+            lambda arm: empty(arm) and abs(look(arm)["handle"]) < 0.3,
             lambda arm, rng: use(arm, rng.uniform(0.6, UNLATCHED)),
             lambda before, now: now["handle"] > 0.5,
         ),
         Skill(
             "open door",
-            lambda arm: look(arm)["door"] < 0.25,
+            lambda arm: empty(arm) and look(arm)["door"] < 0.25,
             lambda arm, rng: use(arm, UNLATCHED, rng.uniform(0.34, OPENED)),
             lambda before, now: now["door"] > 0.3,
         ),
         Skill(
             "close door",
-            lambda arm: look(arm)["door"] > 0.08,
-            lambda arm, rng: use(arm, UNLATCHED, 0.0),
+            lambda arm: empty(arm) and look(arm)["door"] > 0.08,
+            lambda arm, rng: use(arm, UNLATCHED, SHUT),
             lambda before, now: now["door"] < 0.03,
         ),
         Skill(
             "leave door ajar",
-            lambda arm: True,
+            empty,
             lambda arm, rng: use(arm, UNLATCHED, rng.uniform(0.1, 0.3)),
             lambda before, now: abs(now["door"] - before["door"]) > 0.06,
         ),
