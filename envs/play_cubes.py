@@ -1,4 +1,4 @@
-"""Scenes of robosuite to play in: the cubes of Lift and Stack, and the door."""
+"""Scenes to play in: the cubes of robosuite's Lift and Stack."""
 
 import functools
 import itertools
@@ -14,18 +14,14 @@ from envs.robosuite_expert import (
     CUBE_A,
     CUBE_B,
     HOME,
-    OPENED,
-    UNLATCHED,
     UP,
     Box,
     check_arm,
     clear_of,
-    door_pose,
-    door_waypoint,
     grips,
-    hold_handle,
     pick,
     place,
+    turning,
     up_to,
     yaw_of,
 )
@@ -39,7 +35,6 @@ from envs.skills import (
     downward,
     flat,
     holds,
-    opening,
 )
 
 TABLE = 0.8  # m
@@ -51,7 +46,6 @@ DIRECTIONS = {  # as seen from the robot
     "forward": (1.0, 0.0),
     "back": (-1.0, 0.0),
 }
-SHUT = -0.08  # rad; pushes against the stop
 CLEARANCE = 0.1  # m; between the middles of two cubes, for the open fingers to fit between
 
 
@@ -136,13 +130,16 @@ class Cube:
         choice = [turned for turned in choice if room(grip, turned[:, 0]) > 0.01] or choice[:1]
         return choice[rng.integers(len(choice))]
 
+    def _pick(self, arm: Arm, turned: np.ndarray, rise: float) -> list[Waypoint]:
+        return [*unwind(arm, turned), *pick(arm, self.box, turned, rise)]
+
     # ------------------------------------------------------------ with an empty hand
 
     def lift(self) -> Skill:
         """Up 6 to 15 cm, and held."""
 
         def plan(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
-            return pick(arm, self.box, self.rotation(arm, rng), rng.uniform(0.06, 0.15))
+            return self._pick(arm, self.rotation(arm, rng), rng.uniform(0.06, 0.15))
 
         def achieved(before: Look, now: Look) -> bool:
             rise = now[f"{self.name}.z"] - before[f"{self.name}.z"]
@@ -157,7 +154,7 @@ class Cube:
             turned = self.rotation(arm, rng)
             goal = self.spot(arm, rng) + 0.005 * UP
             carry = place(goal, turned, TABLE + rng.uniform(0.12, 0.2))
-            return [*pick(arm, self.box, turned, 0.1), *carry]
+            return [*self._pick(arm, turned, 0.1), *carry]
 
         return Skill(f"move {self.name}", self._movable, plan, self._has_moved)
 
@@ -225,13 +222,14 @@ class Cube:
         back = self.box.half[0] * math.sqrt(2.0) + 0.025
         start, end = at - back * along, at + (far - back + 0.02) * along
         yaw = math.atan2(way[1], way[0]) + rng.choice([0.0, math.pi / 2])
-        turned = flat(downward(yaw, HOME))
+        turned = downward(yaw, HOME)
         high = max(arm.position[2], at[2] + 0.1)
         return [
             *rise(arm, CLOSED),
-            Waypoint((*start[:2], high), CLOSED, "", turned, tolerance=0.03),
-            Waypoint(tuple(start), CLOSED, "", turned, tolerance=0.015),
-            Waypoint(tuple(end), CLOSED, "", turned, tolerance=0.015, speed=0.6),
+            *unwind(arm, turned, CLOSED),
+            Waypoint((*start[:2], high), CLOSED, "", flat(turned), tolerance=0.03),
+            Waypoint(tuple(start), CLOSED, "", flat(turned), tolerance=0.015),
+            Waypoint(tuple(end), CLOSED, "", flat(turned), tolerance=0.015, speed=0.6),
             Waypoint((0.0, 0.0, 0.1), CLOSED, HERE, tolerance=0.03),
         ]
 
@@ -241,10 +239,10 @@ class Cube:
         def plan(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
             turned = self.rotation(arm, rng)
             yaw = math.atan2(-turned[0, 0], turned[1, 0])  # from HOME
-            sign = -1.0 if yaw > 0.5 else 1.0 if yaw < -0.5 else rng.choice([-1.0, 1.0])
+            sign = -1.0 if yaw > 0.3 else 1.0 if yaw < -0.3 else rng.choice([-1.0, 1.0])
             end = flat(about(UP, sign * rng.uniform(0.5, 1.2)) @ turned)
             return [
-                *pick(arm, self.box, turned, 0.0)[:-1],
+                *self._pick(arm, turned, 0.0)[:-1],
                 Waypoint((0.0, 0.0, 0.002), CLOSED, HERE, end, tolerance=0.02),
                 Waypoint((0.0, 0.0, 0.0), OPEN, HERE, tolerance=1.0, angle=9.0, hold=4),
                 Waypoint((0.0, 0.0, 0.1), OPEN, HERE, tolerance=0.03),
@@ -286,7 +284,7 @@ class Cube:
                 return self._place(arm, base, yaw_of(arm), height, tolerance=0.005)
             turned = self.rotation(arm, rng)
             carry = place(base, turned, height, tolerance=0.005)
-            return [*pick(arm, self.box, turned, 0.1), *carry]
+            return [*self._pick(arm, turned, 0.1), *carry]
 
         def achieved(before: Look, now: Look) -> bool:
             return bool(now[f"{self.name}.stacked"]) and not now[f"{self.name}.held"]
@@ -344,6 +342,13 @@ def rise(arm: Arm, grip: float) -> list[Waypoint]:
     return [Waypoint((0.0, 0.0, 0.1), grip, HERE, tolerance=0.05)] if low else []
 
 
+def unwind(arm: Arm, turned: np.ndarray, grip: float = OPEN) -> list[Waypoint]:
+    """Up and part of the way to a yaw, where the whole turn is near the half turn or beyond."""
+    end = math.atan2(-turned[0, 0], turned[1, 0])  # within a quarter turn of HOME
+    steps = [flat(step) for step in turning(yaw_of(arm), end)[:-1]]
+    return [Waypoint((0.0, 0.0, 0.05), grip, HERE, step, angle=0.4) for step in steps]
+
+
 def cubes(boxes: Sequence[Box], env: Any) -> Scene:
     """The scene of one or more cubes on the table."""
     check_arm(env)
@@ -367,84 +372,5 @@ def cubes(boxes: Sequence[Box], env: Any) -> Scene:
     return Scene(skills, look, wander, rest)
 
 
-def let_go(arm: Arm) -> list[Waypoint]:
-    """Opens the fingers, draws back and waits for the handle to spring back."""
-    back = tuple(-0.1 * arm.rotation[:, 2])
-    return [
-        Waypoint((0.0, 0.0, 0.0), OPEN, HERE, tolerance=1.0, angle=9.0, hold=4),
-        Waypoint(back, OPEN, HERE, tolerance=0.03, hold=8),
-    ]
-
-
-def door(env: Any) -> Scene:
-    """The scene of the door with a handle."""
-    check_arm(env)
-
-    def look(arm: Arm) -> dict[str, float]:
-        handle, hinge = arm.joint("Door_latch_joint"), arm.joint("Door_hinge")
-        return {"handle": handle, "door": hinge, "empty": float(opening(arm) > 0.07)}
-
-    def use(arm: Arm, latch: float, hinge: float | None = None) -> list[Waypoint]:
-        """Takes the handle, turns it to `latch`, moves the door to `hinge` if any, lets go."""
-        level, start, _ = look(arm).values()
-        end = start if hinge is None else hinge
-        turned = [door_waypoint(arm, x, start) for x in np.linspace(level, latch, 5)[1:]]
-        moved = [door_waypoint(arm, latch, x) for x in np.linspace(start, end, 4)[1:]]
-        back = tuple(-0.1 * door_pose(arm, latch, end)[1][:, 2])
-        return [
-            *hold_handle(arm, level, start),
-            *turned,
-            *(moved if hinge is not None else []),
-            Waypoint((0.0, 0.0, 0.0), OPEN, HERE, tolerance=1.0, angle=9.0, hold=4),
-            Waypoint(back, OPEN, HERE, tolerance=0.03, hold=8),
-        ]
-
-    def empty(arm: Arm) -> bool:
-        return bool(look(arm)["empty"])
-
-    def wander(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
-        points = rng.uniform([-0.2, 0.0, 1.0], [0.05, 0.2, 1.2], (int(rng.integers(1, 4)), 3))
-        ways = [Waypoint(tuple(point), OPEN, tolerance=0.04, limit=30) for point in points]
-        return [*([] if empty(arm) else let_go(arm)), *ways]
-
-    def rest(arm: Arm) -> list[Waypoint]:
-        return [*let_go(arm), Waypoint((-0.1, 0.1, 1.05), OPEN, "", flat(HOME), hold=10)]
-
-    skills = (
-        Skill(
-            "let go",
-            lambda arm: not empty(arm),
-            lambda arm, rng: let_go(arm),
-            lambda before, now: bool(now["empty"]),
-        ),
-        Skill(
-            "turn handle",
-            lambda arm: empty(arm) and abs(look(arm)["handle"]) < 0.3,
-            lambda arm, rng: use(arm, rng.uniform(0.6, UNLATCHED)),
-            lambda before, now: now["handle"] > 0.5,
-        ),
-        Skill(
-            "open door",
-            lambda arm: empty(arm) and look(arm)["door"] < 0.25,
-            lambda arm, rng: use(arm, UNLATCHED, rng.uniform(0.34, OPENED)),
-            lambda before, now: now["door"] > 0.3,
-        ),
-        Skill(
-            "close door",
-            lambda arm: empty(arm) and look(arm)["door"] > 0.08,
-            lambda arm, rng: use(arm, UNLATCHED, SHUT),
-            lambda before, now: now["door"] < 0.03,
-        ),
-        Skill(
-            "leave door ajar",
-            empty,
-            lambda arm, rng: use(arm, UNLATCHED, rng.uniform(0.1, 0.3)),
-            lambda before, now: abs(now["door"] - before["door"]) > 0.06,
-        ),
-    )
-    return Scene(skills, look, wander, rest)
-
-
 register_scene("robosuite/Lift", functools.partial(cubes, (CUBE,)))
 register_scene("robosuite/Stack", functools.partial(cubes, (CUBE_A, CUBE_B)))
-register_scene("robosuite/Door", door)
