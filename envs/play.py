@@ -144,8 +144,9 @@ class PlayExpert:
         self.tally[skill.name][0] += 1
         plan = _paced(skill.plan(arm, rng), rng.uniform(*settings.speed))
         fate = rng.random()
-        if fate < settings.miss and not again:
-            plan, self._again = _missed(plan, rng), skill.name
+        if fate < settings.miss:
+            if not again:
+                plan, self._again = _missed(plan, rng), skill.name
         elif fate < settings.miss + settings.half:
             plan = _halved(plan, rng)
         if rng.random() < settings.via:
