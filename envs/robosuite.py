@@ -115,24 +115,25 @@ class RobosuiteSim(MujocoSimEnv):
         """Returns success and termination after a step that the package called done or not."""
         return bool(self._sim._check_success()), done
 
-    def _advance(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool]:
-        """Takes one control step; returns observation, reward and the package's `done`."""
-        if self._lean is None:
-            return self._sim.step(action)[:3]
-        return self._lean.step(action)
+    def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        """Takes one control step; returns state, reward and the package's `done`."""
+        if self._lean is not None:
+            return self._lean.step(action)
+        observation, reward, done, _ = self._sim.step(action)
+        return flatten(observation), reward, done
 
     def _control(self, action: np.ndarray) -> Step:
         import mujoco
 
         try:
-            observation, reward, done = self._advance(action)
+            state, reward, done = self._advance(action)
         except np.linalg.LinAlgError as error:  # a controller met what is not finite
             raise Diverged(str(error)) from error
         warning = mujoco.mjtWarning
         for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC):
             if self._data.warning[kind].number:
                 raise Diverged(self.identity["id"])
-        return Step(flatten(observation), float(reward), *self._outcome(bool(done)))
+        return Step(state, float(reward), *self._outcome(bool(done)))
 
     def _get_task_state(self) -> dict[str, Any]:
         return {

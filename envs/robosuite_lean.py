@@ -2,14 +2,14 @@
 
 A control step of the package is 25 simulation steps of 2 ms. In each it evaluates the whole forward
 dynamics three times, rebuilds its limits and name look-ups, and asks every sensor whether it is due.
-Here the first of them is the package's own code, which reads the action, sets the controllers' goals
-and fills the robots' buffers; in the others only what the physics depends on is computed:
+Here each simulation step computes only what the physics depends on:
 
 - `mj_forward`, called again in one state, changes nothing but the solver's warm start. So positions,
   velocities and contacts are computed once, and only the solver runs as often as in the package.
-- the torque is computed with the package's compiled functions, from the same numbers in the same
-  memory layout.
-- observables are asked only when their clock says that something happens.
+  (Leaving out those calls too changes the last bit of an acceleration; after 200 steps with contacts
+  that has grown to 1e-4 or more.)
+- the torque is computed in compiled code (`envs.osc`).
+- observables are asked only when their clock says that they are due.
 
 What a controller, robot or observable remembers is afterwards what the package would have left, so
 both ways of stepping may take turns within an episode.
@@ -21,13 +21,11 @@ import mujoco
 import numpy as np
 from robosuite.controllers.osc import OperationalSpaceController
 from robosuite.environments.base import MujocoEnv
-from robosuite.environments.robot_env import RobotEnv
 from robosuite.robots.single_arm import SingleArm
-from robosuite.utils.control_utils import (
-    nullspace_torques,
-    opspace_matrices,
-    orientation_error,
-)
+from robosuite.utils.observables import NO_DELAY
+from robosuite.utils.transform_utils import mat2quat
+
+from envs import osc
 
 # Grippers that move with constant speed: how a positive command changes each of their numbers.
 _DIRECTIONS = {
@@ -39,13 +37,16 @@ _DIRECTIONS = {
 
 
 def obstacle(env: Any) -> str:
-    """Says why an environment cannot be stepped here, or returns an empty string."""
-    if env.viewer_get_obs or type(env)._update_observables is not MujocoEnv._update_observables:
-        return "its observables are not the package's"
-    if type(env).initialize_time is not MujocoEnv.initialize_time:
-        return "its clock is not the package's"
+    """Says why an environment of the package cannot be stepped here, or returns an empty string."""
+    for name in ("_update_observables", "_get_observations", "initialize_time", "check_contact"):
+        if getattr(type(env), name) is not getattr(MujocoEnv, name):
+            return f"its {name} is not the package's"
+    if env.viewer_get_obs:
+        return "its viewer makes its observations"
     if env.sim.model._model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
         return "Runge-Kutta integration evaluates the dynamics between simulation steps"
+    if env.control_timestep < 2 * env.model_timestep:
+        return "a control step is a single simulation step"
     for robot in env.robots:
         if type(robot) is not SingleArm:
             return f"{robot.name} is not a single arm"
@@ -55,14 +56,10 @@ def obstacle(env: Any) -> str:
         if controller.interpolator_pos is not None or controller.interpolator_ori is not None:
             return "its controller interpolates between goals"
     enabled = [item for item in env._observables.values() if item.is_enabled()]
-    if len({_clock(item) for item in enabled}) > 1:
-        return "its sensors have different rates or delays"
+    clocks = {(i._time_since_last_sample, i._sampling_timestep, i._sampled) for i in enabled}
+    if len(clocks) != 1 or any(item._delayer is not NO_DELAY for item in enabled):
+        return "its sensors have different rates, or delays"
     return ""
-
-
-def _clock(item: Any) -> tuple[float, float, float, bool]:
-    since, period = item._time_since_last_sample, item._sampling_timestep
-    return since, period, item._current_delay, item._sampled
 
 
 class LeanStepping:
@@ -72,173 +69,258 @@ class LeanStepping:
         """Takes an environment for which `obstacle` found nothing."""
         self._env = env
         self._model, self._data = env.sim.model._model, env.sim.data._data
-        self._arms = [_Arm(robot, self._model, self._data) for robot in env.robots]
+        self._arms = [_Arm(robot, env.sim) for robot in env.robots]
+        self._steps = int(env.control_timestep / env.model_timestep)
         self._timed = [item for item in env._observables.values() if item.is_enabled()]
+        seen = [item for item in self._timed if item.is_active()]
+        kinds = ["object", *sorted({i.modality for i in seen if i.modality.endswith("_proprio")})]
+        self._seen = [item for kind in kinds for item in seen if item.modality == kind]
+        self._geoms: dict[Any, frozenset[int]] = {}
+        env.check_contact = self._check_contact
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
         """Advances one control step, as the package's `MujocoEnv.step`.
 
         Args:
             action: `float64[action_dim]` in the package's units.
 
         Returns:
-            The observations, the reward and whether the package calls the episode over.
+            The state (as `envs.robosuite.flatten`), the reward, and whether the package calls the
+            episode over.
         """
-        env = self._env
-        if env.done:
-            raise ValueError("executing action in terminated episode")
+        env, start = self._env, 0
         env.timestep += 1
-        env.sim.forward()
-        env._pre_action(action, True)
-        env.sim.step()
-        env._update_observables()
-        self._rest(action, int(env.control_timestep / env.model_timestep) - 1)
+        for arm in self._arms:
+            arm.action = action[start : start + arm.action_dim]
+            start += arm.action_dim
+        self._simulate()
         env.cur_time += env.control_timestep
         reward, done, _ = env._post_action(action)
-        return env._get_observations(), reward, done
+        state = np.concatenate([np.atleast_1d(item.obs) for item in self._seen])
+        return state, reward, done
 
-    def _rest(self, action: np.ndarray, count: int) -> None:
-        """The simulation steps after the first."""
-        if not count:
-            return
+    def _simulate(self) -> None:
         model, data, arms, dt = self._model, self._data, self._arms, self._env.model_timestep
-        start = 0
-        for arm in arms:
-            size = arm.robot.action_dim
-            arm.begin(action[start : start + size])
-            start += size
-        since, period, delay, sampled = _clock(self._timed[0])
-        for _ in range(count):
+        clock = self._timed[0]
+        since, period, sampled = (
+            clock._time_since_last_sample,
+            clock._sampling_timestep,
+            clock._sampled,
+        )
+        velocities_done = mujoco.mjtStage.mjSTAGE_VEL
+        for number in range(self._steps):
             mujoco.mj_step1(model, data)
-            mujoco.mj_fwdActuation(model, data)  # with the torques of the step before
-            mujoco.mj_fwdAcceleration(model, data)
-            mujoco.mj_fwdConstraint(model, data)
-            for number, arm in enumerate(arms):
-                if number:  # it sees the torques of the arm before
-                    mujoco.mj_fwdActuation(model, data)
-                    mujoco.mj_fwdAcceleration(model, data)
-                mujoco.mj_fwdConstraint(model, data)
-                arm.control()
+            # The package's mj_forward; the controls are still those of the step before.
+            mujoco.mj_forwardSkip(model, data, velocities_done, number > 0)
+            for arm in arms:
+                if arm.reads():  # mj_forward again, now with the controls of the arm before
+                    mujoco.mj_forwardSkip(model, data, velocities_done, number > 0)
+                arm.control() if number else arm.start()
             mujoco.mj_step2(model, data)
-            after = since + dt
-            if (not sampled and period - delay >= after) or after >= period:
-                self._set_clock(since)
-                self._env._update_observables()
-                since, period, delay, sampled = _clock(self._timed[0])
-            else:
-                since = after
-        self._set_clock(since)
+            since += dt
+            if not sampled and since <= period:
+                self._sample()
+                sampled = True
+            if since >= period:
+                since, sampled = since % period, False
+        for item in self._timed:
+            item._time_since_last_sample, item._sampled = since, sampled
         for arm in arms:
             arm.finish()
 
-    def _set_clock(self, since: float) -> None:
+    def _sample(self) -> None:
+        cache = self._env._obs_cache
         for item in self._timed:
-            item._time_since_last_sample = since
+            value = np.array(item._filter(item._corrupter(item._sensor(cache))))
+            item._current_observed_value = value = value[0] if value.shape == (1,) else value
+            cache[item.name] = np.array(value)
+
+    def _check_contact(self, geoms_1: Any, geoms_2: Any = None) -> bool:
+        """The package's `check_contact`, with numbers for names."""
+        first = self._numbers(geoms_1)
+        if geoms_2 is None:
+            return any(a in first or b in first for a, b in self._data.contact.geom.tolist())
+        second = self._numbers(geoms_2)
+        return any(
+            (a in first and b in second) or (a in second and b in first)
+            for a, b in self._data.contact.geom.tolist()
+        )
+
+    def _numbers(self, geoms: Any) -> frozenset[int]:
+        key = tuple(geoms) if isinstance(geoms, list) else geoms
+        if key not in self._geoms:
+            names = [geoms] if isinstance(geoms, str) else getattr(geoms, "contact_geoms", geoms)
+            numbers = self._env.sim.model._geom_name2id
+            self._geoms[key] = frozenset(numbers[name] for name in names if name in numbers)
+        return self._geoms[key]
 
 
 class _Arm:
-    """One robot with an operational-space controller: views, buffers and the torque."""
+    """One robot with an operational-space controller."""
 
-    def __init__(self, robot: Any, model: Any, data: Any) -> None:
-        self.robot, self._model, self._data = robot, model, data
+    def __init__(self, robot: Any, sim: Any) -> None:
+        self._robot, self._model, self._data = robot, sim.model._model, sim.data._data
         self._controller = controller = robot.controller
-        self._site = robot.sim.model.site_name2id(controller.eef_name)
+        self.action_dim, self.action = robot.action_dim, np.zeros(0)
+        data = self._data
+        self._site = sim.model.site_name2id(controller.eef_name)
         self._position = data.site_xpos[self._site]
         self._rotation = data.site_xmat[self._site].reshape(3, 3)
-        self._qpos, self._qvel = np.array(controller.qpos_index), np.array(controller.qvel_index)
-        self._actuators = np.array(robot._ref_joint_actuator_indexes)
-        self._low, self._high = (limit.copy() for limit in robot.torque_limits)
-        self._jac = np.zeros((3, model.nv)), np.zeros((3, model.nv))
-        count = len(self._qvel)
-        # The memory layouts that the package arrives at: with others, compiled functions round
-        # differently.
-        self._full = np.zeros((6, count), order="F")
-        self._linear = np.zeros((3, count), order="F")
-        self._angular = np.zeros((3, count), order="F")
-        self._inertia = np.zeros((model.nv, model.nv))
-        self._block = np.ix_(self._qvel, self._qvel)
-        self._mass = np.zeros((count, count), order="F")
-        self._error, self._wrench, self._velocity = np.zeros(6), np.zeros(6), np.zeros(6)
-        self._gripper = _Gripper(robot) if robot.has_gripper and robot.gripper.actuators else None
+        self._jac = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
+        self._velocity = np.zeros(6)
+        dofs, count = np.array(controller.qvel_index), len(controller.qvel_index)
+        self._measured = (
+            *self._jac,
+            data.qM,
+            _inertia_places(self._model, dofs),
+            data.qpos,
+            data.qvel,
+            np.array(controller.qpos_index),
+            dofs,
+            self._position,
+            self._rotation,
+            self._velocity,
+        )
+        shapes = ((2, count), (6, count), (3, count), (3, count), (count, count))
+        self._read = tuple(np.zeros(shape, order="F") for shape in shapes)
+        self._force, self._wrench = np.zeros(6), np.zeros(6)
+        self._inertias = tuple(np.zeros((side, side), order="F") for side in (6, 3, 3))
+        self._null, self._torques = np.zeros(count), np.zeros(count)
+        self._motors = np.array(robot._ref_joint_actuator_indexes)
+        limits = (limit.copy() for limit in robot.torque_limits)
+        self._out = data.ctrl, self._torques, data.qfrc_bias, self._null, dofs, *limits, self._motors
+        self._gripper = _Gripper(robot, sim)
+        model = self._model
+        sensors = (robot.gripper.important_sensors[name] for name in ("force_ee", "torque_ee"))
+        starts = [model.sensor_adr[sim.model.sensor_name2id(name)] for name in sensors]
+        self._forces = [data.sensordata[start : start + 3] for start in starts]
 
-    def begin(self, action: np.ndarray) -> None:
-        """Takes over goals and gains, which the package has set in the first simulation step."""
+    def reads(self) -> bool:
+        """Tells whether the controller looks at the simulation now: not right after a reset."""
+        return self._controller.new_update
+
+    def start(self) -> None:
+        """The first simulation step of a control step: sets the goal, fills the buffers."""
+        robot, controller = self._robot, self._controller
+        arm_action = self.action[: controller.control_dim]
+        if not self.reads():
+            robot.control(self.action, policy_step=True)
+            self._begin()
+            return
+        controller.ee_pos, controller.ee_ori_mat = self._position.copy(), self._rotation.copy()
+        controller.new_update = False  # it has read what it needs for its goal
+        controller.set_goal(arm_action)
+        controller.new_update = True
+        self._begin()
+        self.control()
+        robot.recent_qpos.push(self._read[0][0])
+        robot.recent_actions.push(self.action)
+        robot.recent_torques.push(self._data.ctrl[self._motors])
+        robot.recent_ee_forcetorques.push(np.concatenate(self._forces))
+        robot.recent_ee_pose.push(np.concatenate((controller.ee_pos, mat2quat(controller.ee_ori_mat))))
+        robot.recent_ee_vel.push(self._velocity)
+        robot.recent_ee_vel_buffer.push(self._velocity)
+        recent = robot.recent_ee_vel_buffer.buf
+        changes = np.empty((10, 6))
+        changes[0] = robot.recent_ee_acc.current
+        np.multiply(robot.control_freq, recent[1:] - recent[:-1], out=changes[1:])
+        columns = np.ascontiguousarray(changes.T)
+        robot.recent_ee_acc.push([np.correlate(column, _TENTHS)[0] for column in columns])
+
+    def _begin(self) -> None:
+        """Takes over goal and gains; an episode's restored state may have replaced the arrays."""
         controller = self._controller
-        self._goal = np.array(controller.goal_pos), np.array(controller.goal_ori)
-        self._kp, self._kd = np.array(controller.kp), np.array(controller.kd)
-        self._rest_pose = controller.initial_joint
-        if self._gripper:
-            self._gripper.begin(action[controller.control_dim :])
+        self._plan = (
+            *self._measured,
+            np.array(controller.goal_pos, np.float64),
+            np.array(controller.goal_ori, np.float64, order="C"),
+            np.array((controller.kp, controller.kd), np.float64),
+            controller.initial_joint,
+            *self._read,
+            self._force,
+            *self._inertias,
+            self._null,
+        )
+        force, wrench, (full, linear, angular) = self._force, self._wrench, self._inertias
+        if controller.uncoupling:
+            self._pull = (
+                (linear.dot, force[:3], wrench[:3]),
+                (angular.dot, force[3:], wrench[3:]),
+            )
+        else:
+            self._pull = ((full.dot, force, wrench),)
+        self._gripper.begin(self.action[controller.control_dim :])
+        self._drive = (*self._out, *self._gripper.arguments)
 
     def control(self) -> None:
-        """Sets the controls of this simulation step."""
-        data, jac = self._data, self._jac
-        mujoco.mj_jacSite(self._model, data, *jac, self._site)
-        velocity, error, full = self._velocity, self._error, self._full
-        np.dot(jac[0], data.qvel, out=velocity[:3])
-        np.dot(jac[1], data.qvel, out=velocity[3:])
-        self._linear[:] = full[:3] = jac[0].take(self._qvel, 1)
-        self._angular[:] = full[3:] = jac[1].take(self._qvel, 1)
-        mujoco.mj_fullM(self._model, self._inertia, data.qM)
-        self._mass[:] = self._inertia[self._block]
-        np.subtract(self._goal[0], self._position, out=error[:3])
-        error[3:] = orientation_error(self._goal[1], self._rotation)
-        force = error * self._kp - velocity * self._kd
-        both, linear, angular, null = opspace_matrices(
-            self._mass, full, self._linear, self._angular
-        )
-        if self._controller.uncoupling:
-            np.dot(linear, force[:3], out=self._wrench[:3])
-            np.dot(angular, force[3:], out=self._wrench[3:])
-        else:
-            np.dot(both, force, out=self._wrench)
-        self._joints = data.qpos[self._qpos], data.qvel[self._qvel]
-        torques = np.dot(full.T, self._wrench) + data.qfrc_bias[self._qvel]
-        torques += nullspace_torques(self._mass, null, self._rest_pose, *self._joints)
-        self._torques = torques
-        if self._gripper:
-            self._gripper.control()
-        data.ctrl[self._actuators] = np.minimum(np.maximum(torques, self._low), self._high)
+        """Reads the simulation and sets the controls of this simulation step."""
+        jac, velocity = self._jac, self._velocity
+        mujoco.mj_jacSite(self._model, self._data, *jac, self._site)
+        jac[0].dot(self._data.qvel, velocity[:3])
+        jac[1].dot(self._data.qvel, velocity[3:])
+        osc.plan(*self._plan)
+        for product, vector, out in self._pull:
+            product(vector, out)
+        self._read[1].T.dot(self._wrench, self._torques)
+        osc.drive(*self._drive)
+        self._gripper.move()
 
     def finish(self) -> None:
         """Leaves the package's objects as its own code would have."""
-        controller, velocity = self._controller, self._velocity
-        controller.ee_pos = np.array(self._position)
-        controller.ee_ori_mat = np.array(self._rotation)
-        controller.ee_pos_vel, controller.ee_ori_vel = velocity[:3].copy(), velocity[3:].copy()
-        controller.joint_pos, controller.joint_vel = self._joints
-        controller.J_pos, controller.J_ori = np.array(self._linear), np.array(self._angular)
-        controller.J_full, controller.mass_matrix = np.array(self._full), np.array(self._mass)
-        controller.torques = self._torques
-        self.robot.torques = self._data.ctrl[self._actuators]
-        if self._gripper:
-            self._gripper.finish()
+        robot, controller = self._robot, self._controller
+        (position, velocity), *matrices = self._read
+        controller.ee_pos, controller.ee_ori_mat = self._position.copy(), self._rotation.copy()
+        controller.ee_pos_vel, controller.ee_ori_vel = self._velocity.copy().reshape(2, 3)
+        controller.joint_pos, controller.joint_vel = position.copy(), velocity.copy()
+        matrices = [matrix.copy("F") for matrix in matrices]
+        controller.J_full, controller.J_pos, controller.J_ori, controller.mass_matrix = matrices
+        controller.torques = self._torques.copy()
+        robot.torques = self._data.ctrl[self._motors]
+        self._gripper.finish()
+
+
+_TENTHS = np.full(10, 0.1)  # the package averages the last ten accelerations
+
+
+def _inertia_places(model: Any, dofs: np.ndarray) -> np.ndarray:
+    """Returns where MuJoCo's sparse inertia `qM` holds the entries of a block; -1 are zeros."""
+    places = np.zeros((model.nv, model.nv))
+    mujoco.mj_fullM(model, places, np.arange(1.0, model.nM + 1))
+    return places[np.ix_(dofs, dofs)].astype(np.int64) - 1
 
 
 class _Gripper:
-    """A gripper's command, which moves in each simulation step."""
+    """A gripper's command, which changes in each simulation step.
 
-    def __init__(self, robot: Any) -> None:
-        self._model, self._ctrl = robot.gripper, robot.sim.data._data.ctrl
-        self._actuators = np.array(robot._ref_joint_gripper_actuator_indexes)
-        ranges = robot.sim.model.actuator_ctrlrange[self._actuators]
-        self._bias = 0.5 * (ranges[:, 1] + ranges[:, 0])
-        self._weight = 0.5 * (ranges[:, 1] - ranges[:, 0])
+    Attributes:
+        arguments: what `osc.drive` needs; empty arrays if the package's code moves the gripper.
+    """
+
+    def __init__(self, robot: Any, sim: Any) -> None:
+        self._model, self._ctrl = robot.gripper, sim.data._data.ctrl
+        self._motors = np.array(robot._ref_joint_gripper_actuator_indexes or [], np.int64)
+        ranges = sim.model._model.actuator_ctrlrange[self._motors]
+        self._centre = 0.5 * (ranges[:, 1] + ranges[:, 0])
+        self._reach = 0.5 * (ranges[:, 1] - ranges[:, 0])
         self._direction = _DIRECTIONS.get(type(self._model).__name__)
 
     def begin(self, action: np.ndarray) -> None:
-        self._action, self._command = action, self._model.current_action
+        """Takes the action of a control step."""
+        self._action = action
         if self._direction:
-            self._change = np.array(self._direction) * self._model.speed * np.sign(action)
-
-    def control(self) -> None:
-        if self._direction:
-            moved = self._command + self._change
-            command = self._command = np.minimum(np.maximum(moved, -1.0), 1.0)
+            self._command = np.array(self._model.current_action)
+            change = np.array(self._direction) * self._model.speed * np.sign(action)
+            self.arguments = self._command, change, self._centre, self._reach, self._motors
         else:
+            self.arguments = (*3 * [np.zeros(0)], np.zeros(0), np.zeros(0, np.int64))
+
+    def move(self) -> None:
+        """Sets the motors, unless `osc.drive` does."""
+        if not self._direction and len(self._motors):
             command = self._model.format_action(self._action)
-        self._ctrl[self._actuators] = self._bias + self._weight * command
+            self._ctrl[self._motors] = self._centre + self._reach * command
 
     def finish(self) -> None:
+        """Leaves the command where the package keeps it."""
         if self._direction:
             self._model.current_action = self._command
