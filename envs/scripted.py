@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from envs import robosuite_expert
 from envs.base import UnknownTask
 from envs.maze import GOAL, SIZE, WALL_X, PointMaze
 
@@ -92,16 +93,18 @@ def expert(env: Any) -> Expert:
         env: an environment or vector environment from `envs.make` or `envs.make_vec`.
 
     Raises:
-        UnknownTask: its suite has none (dm_control).
+        UnknownTask: its suite has none (dm_control), or its task, robot or controller.
     """
     env = env.unwrapped
-    suite, task = env.identity["id"].split("/")
+    suite, task = env.identity["id"].split("/", 1)
     if suite == "metaworld":
         return MetaWorldExpert(task)
     if suite == "maze":
         return MazeExpert(getattr(env, "envs", [env])[0])
+    if suite == "robosuite":
+        return robosuite_expert.expert(env)
     raise UnknownTask(
-        f"{env.identity['id']} has no scripted expert; Meta-World and the maze have one. "
+        f"{env.identity['id']} has no scripted expert; Meta-World, robosuite and the maze have. "
         "Collect its data with a trained policy."
     )
 
