@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from envs import libero_expert
 from envs.base import UnknownTask
 from envs.maze import GOAL, SIZE, WALL_X, PointMaze
+from envs.skills import SkillExpert
 
 DRIFT_STEPS = 10  # a failing episode keeps one random direction this long
 
@@ -95,11 +97,14 @@ def expert(env: Any) -> Expert:
         UnknownTask: its suite has none (dm_control).
     """
     env = env.unwrapped
-    suite, task = env.identity["id"].split("/")
+    suite, task = env.identity["id"].split("/", 1)
     if suite == "metaworld":
         return MetaWorldExpert(task)
     if suite == "maze":
         return MazeExpert(getattr(env, "envs", [env])[0])
+    if suite == "libero":
+        env = getattr(env, "envs", [env])[0]
+        return SkillExpert(env, libero_expert.planner(env))
     raise UnknownTask(
         f"{env.identity['id']} has no scripted expert; Meta-World and the maze have one. "
         "Collect its data with a trained policy."

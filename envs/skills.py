@@ -28,7 +28,7 @@ class Waypoint:
         grip: `OPEN` or `CLOSED`, held all the way.
         body: name of a body of the model, followed while it moves; "" is the world's origin, `HERE`
             where the gripper is at the waypoint's first step.
-        rotation: 9 numbers, row by row, the gripper's frame in the world (z: approach, y: the
+        rotation: 9 numbers, row by row, the gripper's frame in the world (z: approach, x: the
             line of the fingers); None keeps the one at the waypoint's first step.
         tolerance: m; arrived when the gripper is this near (and within `angle`).
         angle: rad.
@@ -217,9 +217,9 @@ def pointing(approach: np.ndarray, fingers: np.ndarray) -> np.ndarray:
     Neither needs unit length; what of `fingers` is along `approach` is taken away.
     """
     z = np.asarray(approach, np.float64) / np.linalg.norm(approach)
-    y = np.asarray(fingers, np.float64) - np.dot(fingers, z) * z
-    y /= np.linalg.norm(y)
-    return np.stack([np.cross(y, z), y, z], axis=1)
+    x = np.asarray(fingers, np.float64) - np.dot(fingers, z) * z
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(z, x), z], axis=1)
 
 
 def downward(yaw: float, near: np.ndarray | None = None) -> np.ndarray:
@@ -266,4 +266,30 @@ def grasp(
         Waypoint(tuple(at), OPEN, body, turned, tolerance=0.006, limit=40),
         Waypoint(tuple(at), CLOSED, body, turned, tolerance=1.0, angle=9.0, hold=8, limit=12),
         Waypoint((0.0, 0.0, lift), CLOSED, HERE, turned),
+    ]
+
+
+def put(
+    position: Sequence[float],
+    rotation: np.ndarray | None = None,
+    *,
+    travel: float,
+    retreat: float = 0.1,
+) -> list[Waypoint]:
+    """What is held is lifted, carried, lowered and let go; the gripper withdraws upwards.
+
+    Args:
+        position: of the gripper where it lets go, m, in the world.
+        rotation: the gripper's there, [3, 3]; None keeps the present one.
+        travel: height of the gripper on the way, m, in the world.
+        retreat: m.
+    """
+    x, y, z = (float(value) for value in position)
+    turned = None if rotation is None else flat(rotation)
+    high = max(travel, z)
+    return [
+        Waypoint((x, y, high), CLOSED, "", turned, tolerance=0.02, speed=0.8),
+        Waypoint((x, y, z), CLOSED, "", turned, tolerance=0.008, speed=0.5, limit=40),
+        Waypoint((x, y, z), OPEN, "", turned, tolerance=1.0, angle=9.0, hold=4, limit=8),
+        Waypoint((0.0, 0.0, retreat), OPEN, HERE, tolerance=0.03, limit=15),
     ]
