@@ -76,6 +76,14 @@ class Boxes:
         reach = np.einsum("nij,nj->ni", np.abs(rotation.T @ self.rotations), self.halves)
         return (middles - reach).min(0), (middles + reach).max(0)
 
+    def top(self, start: np.ndarray, end: np.ndarray, aside: float = 0.07) -> float:
+        """Height of what stands on the way between two points, m; -inf where nothing does."""
+        reach = np.einsum("nij,nj->ni", np.abs(self.rotations), self.halves)
+        way = start + np.linspace(0.0, 1.0, 20)[:, None] * (np.asarray(end) - start)
+        gap = np.abs(way[:, None, :2] - self.centers[:, :2]) - reach[:, :2]
+        near = (np.maximum(gap, 0.0).max(-1) < aside).any(0)
+        return float((self.centers + reach)[near, 2].max(initial=-math.inf))
+
 
 def _boxes(arm: Arm, body: str = "", leave_out: str = "") -> Boxes:
     """Boxes of a body's tree, or of everything but the robot and what is left out."""
@@ -112,55 +120,87 @@ def _height(arm: Arm, name: str) -> tuple[float, float]:
 # ---------------------------------------------------------------- grasps
 
 
-def _grasps(arm: Arm, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ways to hold an object from above, the most promising first: offset [3], rotation [3, 3]."""
+@dataclass(frozen=True)
+class Grasp:
+    """A way to hold an object: gripper's offset from its origin in the world, and rotation."""
+
+    offset: np.ndarray
+    rotation: np.ndarray
+    oddness: float = 0.0  # how much worse than the usual one, in rad of turning
+
+    def points(self, position: np.ndarray) -> np.ndarray:
+        """Points of the open fingers and the hand around an object at `position`, [k, 3]."""
+        line, back = self.rotation[:, 0], -self.rotation[:, 2]
+        tips = [s * _FINGER * line + u * back for s in (1, -1) for u in (0.0, 0.03)]
+        sides = (-0.1, -0.07, -0.035, 0.0, 0.035, 0.07, 0.1)
+        hand = [s * line + u * back for s in sides for u in (0.055, 0.09)]
+        return position + self.offset + np.array(tips + hand)
+
+
+def _grasps(arm: Arm, name: str) -> list[Grasp]:
+    """Ways to hold an object from above, the most promising first."""
     body = _body(arm, name)
     position, _ = arm.body(body)
     options = _rim(arm, body) if name.startswith(_RIM) else _across(arm, body)
-    around = _boxes(arm, leave_out=body)
+    around, shoulder = _boxes(arm, leave_out=body), arm.body("robot0_link2")[0]
 
-    def cost(option: tuple[np.ndarray, np.ndarray]) -> float:
-        offset, rotation = option
-        line, back = rotation[:, 0], -rotation[:, 2]
-        tips = [s * _FINGER * line + u * back for s in (1, -1) for u in (0.0, 0.03, 0.06)]
-        hand = [s * line + 0.09 * back for s in (0.1, 0.05, 0.0, -0.05, -0.1)]
-        points = position + offset + np.array(tips + hand)
-        crowded = max(0.0, 0.02 - around.distance(points)) / 0.02
-        return 10.0 * crowded + float(np.linalg.norm(skills.turn(arm.rotation, rotation)))
+    def cost(grasp: Grasp) -> float:
+        crowded = max(0.0, 0.02 - around.distance(grasp.points(position))) / 0.02
+        wrist = position + grasp.offset - 0.2 * grasp.rotation[:, 2]
+        stretched = max(0.0, float(np.linalg.norm(wrist - shoulder)) - 0.65)
+        turned = float(np.linalg.norm(skills.turn(arm.rotation, grasp.rotation)))
+        return 10.0 * crowded + 80.0 * stretched + turned + grasp.oddness
 
     return sorted(options, key=cost)
 
 
-def _across(arm: Arm, body: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Between the fingers across the object, near its middle but below the palm."""
+def _frame(arm: Arm, body: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Position and upright frame of a body, and its lowest and highest corner in that frame.
+
+    The frame's z is the body's axis nearest to the vertical, its x and y the other two.
+    """
     position, rotation = arm.body(body)
-    boxes = _boxes(arm, body)
     up = int(np.argmax(np.abs(rotation[2])))
-    low, high = boxes.bounds(position, rotation)
-    middle = rotation @ ((low + high) / 2)
-    below, above = boxes.bounds(position, np.eye(3))
-    height = max(middle[2], above[2] - _PALM, below[2] + _FINGERTIP)
-    offset = np.array([middle[0], middle[1], height])
-    axes = [axis for axis in range(3) if axis != up]
-    width = high - low
-    yaws = [math.atan2(rotation[1, a], rotation[0, a]) for a in axes if width[a] < _SPAN]
-    if len(yaws) == 2 and len(boxes.halves) > 8:  # round, so any direction will do
-        yaws = [math.pi / 8 * step for step in range(8)]
-    return [(offset, skills.downward(yaw, arm.rotation)) for yaw in yaws]
+    z = rotation[:, up] * np.sign(rotation[2, up])
+    x = rotation[:, (up + 1) % 3]
+    frame = np.stack([x, np.cross(z, x), z], axis=1)
+    return position, frame, *_boxes(arm, body).bounds(position, frame)
 
 
-def _rim(arm: Arm, body: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """One finger inside, one outside, around the rim."""
-    position, _ = arm.body(body)
+def _across(arm: Arm, body: str) -> list[Grasp]:
+    """Between the fingers across the object, near its middle but below the palm."""
+    position, frame, low, high = _frame(arm, body)
     boxes = _boxes(arm, body)
-    low, high = boxes.bounds(position, np.eye(3))
-    middle, radius = (low + high) / 2, float((high - low)[:2].min()) / 2
+    middle = frame @ ((low + high) / 2)
+    below, above = boxes.bounds(position, np.eye(3))
+    middle[2] = max(middle[2], above[2] - _PALM, below[2] + _FINGERTIP)
+    width = (high - low)[:2]
+    round_ = len(boxes.halves) > 8 and abs(width[0] - width[1]) < 0.1 * width.max()
+    options = []
+    for axis in (0, 1):
+        if width[axis] > _SPAN:
+            continue
+        yaw = math.atan2(frame[1, axis], frame[0, axis])
+        for aside in (-0.4, -0.2, 0.0, 0.2, 0.4):  # a box turns as the fingers close
+            if round_ or width[axis] + width[1 - axis] * abs(math.sin(aside)) < _SPAN:
+                rotation = skills.downward(yaw + aside, arm.rotation)
+                options.append(Grasp(middle, rotation, 0.0 if round_ else abs(aside)))
+    return options
+
+
+def _rim(arm: Arm, body: str) -> list[Grasp]:
+    """One finger inside, one outside, around the rim."""
+    position, frame, low, high = _frame(arm, body)
+    radius = float((high - low)[:2].min()) / 2
+    center = np.append(((low + high) / 2)[:2], high[2] - 0.012)
     options = []
     for step in range(16):
         yaw = 2 * math.pi * step / 16
         toward = np.array([math.cos(yaw), math.sin(yaw), 0.0])
-        offset = np.array([middle[0], middle[1], high[2] - 0.012]) + (radius - 0.005) * toward
-        options.append((offset, skills.downward(yaw, arm.rotation)))
+        offset = frame @ (center + (radius - 0.005) * toward)
+        line = frame @ toward
+        rotation = skills.downward(math.atan2(line[1], line[0]), arm.rotation)
+        options.append(Grasp(offset, rotation))
     return options
 
 
@@ -172,11 +212,15 @@ def _move(arm: Arm, name: str, target: str, attempt: int) -> list[Waypoint]:
     body = _body(arm, name)
     if not _held(arm, name):
         options = _grasps(arm, name)
-        offset, rotation = options[attempt % len(options)]
-        return skills.grasp(body, rotation, offset, lift=0.1)
-    goal, over = _destination(arm, name, target)
-    hold = arm.position - arm.body(body)[0]
-    return skills.put(goal + hold, travel=max(over + 0.05 + hold[2], arm.position[2]))
+        chosen = options[attempt % len(options)]
+        return skills.grasp(body, chosen.rotation, chosen.offset, clearance=0.08, lift=0.05)
+    position, _ = arm.body(body)
+    goal = _destination(arm, name, target)
+    below, _ = _height(arm, name)
+    over = _boxes(arm, leave_out=body).top(position, goal) - below + 0.02
+    hold = arm.position - position
+    lift = [Waypoint((0.0, 0.0, over - position[2]), CLOSED, HERE, tolerance=0.03, limit=30)]
+    return lift * int(over > position[2]) + skills.put(goal + hold, travel=over + hold[2])
 
 
 def _held(arm: Arm, name: str) -> bool:
@@ -184,8 +228,8 @@ def _held(arm: Arm, name: str) -> bool:
     return bool(sim._check_grasp(sim.robots[0].gripper, sim.get_object(name).contact_geoms))
 
 
-def _destination(arm: Arm, name: str, target: str) -> tuple[np.ndarray, float]:
-    """Where an object's origin goes, [3], and the height over which its origin is carried, m."""
+def _destination(arm: Arm, name: str, target: str) -> np.ndarray:
+    """Where an object's origin goes, [3]."""
     below, _ = _height(arm, name)
     if target in arm.sim.object_sites_dict:
         site, rotation = arm.site(target)
@@ -193,11 +237,11 @@ def _destination(arm: Arm, name: str, target: str) -> tuple[np.ndarray, float]:
         parent = arm.sim.object_sites_dict[target].parent_name
         inside = half[2] > 0.01
         floor = site[2] - half[2] if inside else site[2] + half[2]
-        top = _top(arm, parent) if parent in arm.sim.obj_body_id else floor
-        height = max(floor, top - 0.02) if inside else floor
-        return np.array([site[0], site[1], height - below + 0.01]), max(top, height) - below
+        if inside:
+            floor = max(floor, _top(arm, parent) - 0.02)
+        return np.array([site[0], site[1], floor - below + 0.01])
     position, _ = arm.body(_body(arm, target))
-    return position + [0.0, 0.0, 0.015], _top(arm, target) - below
+    return position + [0.0, 0.0, 0.015]
 
 
 def _top(arm: Arm, name: str) -> float:
