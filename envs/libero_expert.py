@@ -17,6 +17,7 @@ from envs.skills import CLOSED, HERE, OPEN, Arm, Planner, Waypoint
 
 # How an object is held, by the beginning of its name; others are held across.
 _RIM = ("akita_black_bowl", "plate", "white_bowl", "porcelain_mug", "red_coffee_mug", "white_yellow")
+_PUSHED = ("plate",)  # not lifted to a place on the table
 _FINGERTIP = 0.012  # m from the point between the fingers to the fingertips
 _PALM = 0.035  # m from there back to the palm, as far as an object may reach
 _SPAN = 0.074  # m, the widest that is taken between the fingers
@@ -49,7 +50,11 @@ def _holds(arm: Arm, stage: tuple[str, ...]) -> bool:
 def _stages(arm: Arm, goals: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Goals in the order in which they are reached, with what they need before."""
     order = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
-    return sorted(goals, key=lambda goal: order[goal[0]])
+    stages = sorted(goals, key=lambda goal: order[goal[0]])
+    for goal in goals:  # what goes into a drawer needs it open
+        if goal[0] == "in" and _joints(arm, goal[2]) and not _holds(arm, goal):
+            stages.insert(0, ("open", goal[2]))
+    return stages
 
 
 # ---------------------------------------------------------------- geometry
@@ -63,12 +68,12 @@ class Boxes:
     rotations: np.ndarray
     halves: np.ndarray
 
-    def distance(self, points: np.ndarray) -> float:
-        """Smallest distance in m from any of the points [k, 3] to a box, 0 inside."""
+    def distance(self, points: np.ndarray) -> np.ndarray:
+        """Distance in m from each of the points [k, 3] to the nearest box, 0 inside: [k]."""
         away = points[:, None] - self.centers
         local = np.abs(np.einsum("kni,nij->knj", away, self.rotations))
         outside = np.maximum(local - self.halves, 0.0)
-        return float(np.sqrt((outside**2).sum(-1)).min(initial=1.0))
+        return np.sqrt((outside**2).sum(-1)).min(1, initial=1.0)
 
     def bounds(self, center: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner, each [3], in the frame with this centre and rotation."""
@@ -129,12 +134,18 @@ class Grasp:
     oddness: float = 0.0  # how much worse than the usual one, in rad of turning
 
     def points(self, position: np.ndarray) -> np.ndarray:
-        """Points of the open fingers and the hand around an object at `position`, [k, 3]."""
-        line, back = self.rotation[:, 0], -self.rotation[:, 2]
+        """Points [k, 3] of open fingers and hand, now and as they come near."""
+        line, side, back = self.rotation[:, 0], self.rotation[:, 1], -self.rotation[:, 2]
         tips = [s * _FINGER * line + u * back for s in (1, -1) for u in (0.0, 0.03)]
-        sides = (-0.1, -0.07, -0.035, 0.0, 0.035, 0.07, 0.1)
-        hand = [s * line + u * back for s in sides for u in (0.055, 0.09)]
-        return position + self.offset + np.array(tips + hand)
+        along = (-0.1, -0.07, -0.035, 0.0, 0.035, 0.07, 0.1)
+        hand = [
+            s * line + t * side + u * back
+            for s in along
+            for t in (-0.025, 0.025)
+            for u in (0.055, 0.09, 0.15)
+        ]
+        points = position + self.offset + np.array(tips + hand)
+        return np.concatenate([points + u * back for u in (0.0, 0.06, 0.12)])
 
 
 def _grasps(arm: Arm, name: str) -> list[Grasp]:
@@ -145,11 +156,12 @@ def _grasps(arm: Arm, name: str) -> list[Grasp]:
     around, shoulder = _boxes(arm, leave_out=body), arm.body("robot0_link2")[0]
 
     def cost(grasp: Grasp) -> float:
-        crowded = max(0.0, 0.02 - around.distance(grasp.points(position))) / 0.02
+        near = around.distance(grasp.points(position))
+        crowded = float(np.maximum(0.0, 1.0 - near / 0.02).sum())
         wrist = position + grasp.offset - 0.2 * grasp.rotation[:, 2]
         stretched = max(0.0, float(np.linalg.norm(wrist - shoulder)) - 0.65)
         turned = float(np.linalg.norm(skills.turn(arm.rotation, grasp.rotation)))
-        return 10.0 * crowded + 80.0 * stretched + turned + grasp.oddness
+        return 1.0 * crowded + 80.0 * stretched + turned + grasp.oddness
 
     return sorted(options, key=cost)
 
@@ -192,7 +204,7 @@ def _rim(arm: Arm, body: str) -> list[Grasp]:
     """One finger inside, one outside, around the rim."""
     position, frame, low, high = _frame(arm, body)
     radius = float((high - low)[:2].min()) / 2
-    center = np.append(((low + high) / 2)[:2], high[2] - 0.012)
+    center = np.append(((low + high) / 2)[:2], max(high[2] - 0.012, low[2] + 0.018))
     options = []
     for step in range(16):
         yaw = 2 * math.pi * step / 16
@@ -200,7 +212,9 @@ def _rim(arm: Arm, body: str) -> list[Grasp]:
         offset = frame @ (center + (radius - 0.005) * toward)
         line = frame @ toward
         rotation = skills.downward(math.atan2(line[1], line[0]), arm.rotation)
-        options.append(Grasp(offset, rotation))
+        for tilt in (0.0, 0.5, -0.5):  # to lean away from what stands beside
+            leaning = skills.about(line, tilt) @ rotation
+            options.append(Grasp(offset, leaning, abs(tilt)))
     return options
 
 
@@ -210,10 +224,12 @@ def _rim(arm: Arm, body: str) -> list[Grasp]:
 def _move(arm: Arm, name: str, target: str, attempt: int) -> list[Waypoint]:
     """Takes an object, or puts it where it belongs if it is held."""
     body = _body(arm, name)
+    if name.startswith(_PUSHED) and _region(arm, target) == 0:
+        return _shift(arm, name, arm.site(target)[0])
     if not _held(arm, name):
         options = _grasps(arm, name)
         chosen = options[attempt % len(options)]
-        return skills.grasp(body, chosen.rotation, chosen.offset, clearance=0.08, lift=0.05)
+        return _take(arm, body, chosen)
     position, _ = arm.body(body)
     goal = _destination(arm, name, target)
     below, _ = _height(arm, name)
@@ -221,6 +237,33 @@ def _move(arm: Arm, name: str, target: str, attempt: int) -> list[Waypoint]:
     hold = arm.position - position
     lift = [Waypoint((0.0, 0.0, over - position[2]), CLOSED, HERE, tolerance=0.03, limit=30)]
     return lift * int(over > position[2]) + skills.put(goal + hold, travel=over + hold[2])
+
+
+def _take(arm: Arm, body: str, grasp: Grasp) -> list[Waypoint]:
+    """Comes from high enough to pass over what stands around, then grasps."""
+    around, at = _boxes(arm, leave_out=body), arm.body(body)[0] + grasp.offset
+    clearance = max(0.08, around.top(at, at, 0.1) + 0.02 - at[2])
+    rise = around.top(arm.position, at, 0.05) + 0.03 - arm.position[2]
+    first = [Waypoint((0.0, 0.0, rise), OPEN, HERE, tolerance=0.03, limit=25)] * int(rise > 0.0)
+    plan = skills.grasp(body, grasp.rotation, grasp.offset, clearance=clearance, lift=0.05)
+    aside = _way_out(arm, body)
+    if np.any(aside):
+        plan.insert(-1, Waypoint((*aside[:2], 0.01), CLOSED, HERE, speed=0.5))
+    return first + plan
+
+
+def _way_out(arm: Arm, body: str) -> np.ndarray:
+    """The shortest of some moves sideways after which nothing is above an object, m, [3]."""
+    position, _ = arm.body(body)
+    low, high = _boxes(arm, body).bounds(position, np.eye(3))
+    around, radius = _boxes(arm, leave_out=body), float((high - low)[:2].max()) / 2 + 0.01
+    for distance in (0.0, 0.03, 0.06, 0.09, 0.12):
+        for step in range(8):
+            yaw = 2 * math.pi * step / 8
+            move = distance * np.array([math.cos(yaw), math.sin(yaw), 0.0])
+            if around.top(position + move, position + move, radius) < position[2] + high[2]:
+                return move
+    return np.zeros(3)
 
 
 def _held(arm: Arm, name: str) -> bool:
@@ -234,19 +277,73 @@ def _destination(arm: Arm, name: str, target: str) -> np.ndarray:
     if target in arm.sim.object_sites_dict:
         site, rotation = arm.site(target)
         half = np.abs(rotation @ arm.env._model.site(target).size)
-        parent = arm.sim.object_sites_dict[target].parent_name
-        inside = half[2] > 0.01
-        floor = site[2] - half[2] if inside else site[2] + half[2]
-        if inside:
-            floor = max(floor, _top(arm, parent) - 0.02)
+        floor = site[2] + half[2]
+        if half[2] > 0.01 and _region(arm, target):  # a space to be in: let go where the hand is above its walls
+            holder = arm.env._model.body(_region(arm, target)).name
+            _, top = _boxes(arm, holder).bounds(np.zeros(3), np.eye(3))
+            floor = max(site[2] - half[2], top[2] - 0.02)
         return np.array([site[0], site[1], floor - below + 0.01])
     position, _ = arm.body(_body(arm, target))
     return position + [0.0, 0.0, 0.015]
 
 
-def _top(arm: Arm, name: str) -> float:
-    """Height of the highest point of an object or fixture, m."""
-    return float(arm.body(_body(arm, name))[0][2] + _height(arm, name)[1])
+def _region(arm: Arm, site: str) -> int:
+    """Number of the body that a region belongs to; 0 for a place on the table."""
+    body = int(arm.env._model.site(site).bodyid[0])
+    return body if arm.sim.object_sites_dict[site].joints is not None else 0
 
 
-_SKILLS = {"in": _move, "on": _move}
+def _shift(arm: Arm, name: str, goal: np.ndarray) -> list[Waypoint]:
+    """Pushes an object over the table, the open fingers around its side."""
+    position, _ = arm.body(_body(arm, name))
+    low, high = _boxes(arm, _body(arm, name)).bounds(position, np.eye(3))
+    way = (goal - position) * [1.0, 1.0, 0.0]
+    length = float(np.linalg.norm(way))
+    behind = -float((high - low)[:2].max()) / 2 * way / length
+    behind[2] = low[2] - 0.02  # pressed on the table, not to slip over the rim
+    approach = np.array([0.0, 0.0, -1.0]) - 0.4 * way / length  # the hand leans over the object
+    line = np.cross(way, [0.0, 0.0, 1.0])
+    both = [skills.pointing(approach, sign * line) for sign in (1.0, -1.0)]
+    rotation = min(both, key=lambda end: float(np.linalg.norm(skills.turn(arm.rotation, end))))
+    start = position + behind * [1.15, 1.15, 1.0]
+    return skills.push(start, position + way + behind, rotation, OPEN)
+
+
+def _joints(arm: Arm, name: str) -> list[str]:
+    """Joints of an articulated object or of the drawer around a region."""
+    sites = arm.sim.object_sites_dict
+    return list((sites[name] if name in sites else arm.sim.get_object(name)).joints or ())
+
+
+def _slide(arm: Arm, joint: str) -> tuple[str, np.ndarray, float]:
+    """A joint's body, its axis in the world [3], its position."""
+    model, data = arm.env._model, arm.env._data
+    body = model.body(model.joint(joint).bodyid[0]).name
+    return body, data.joint(joint).xaxis.copy(), arm.joint(joint)
+
+
+def _open(arm: Arm, name: str, attempt: int) -> list[Waypoint]:
+    """Pulls a drawer by its handle, which is what reaches out farthest."""
+    body, axis, q = _slide(arm, _joints(arm, name)[0])
+    boxes = _boxes(arm, body)
+    handle = boxes.centers[np.argmax(boxes.centers @ -axis)]
+    rotation = skills.pointing(axis, np.array([0.0, 0.0, 1.0]))
+    flipped = skills.pointing(axis, np.array([0.0, 0.0, -1.0]))
+    near = [np.linalg.norm(skills.turn(arm.rotation, r)) for r in (rotation, flipped)]
+    return skills.pull(handle, flipped if near[1] < near[0] else rotation, (0.17 + q) * -axis)
+
+
+def _turn_on(arm: Arm, name: str, attempt: int) -> list[Waypoint]:
+    """Twists a knob by the bar on its top."""
+    body, axis, q = _slide(arm, _joints(arm, name)[0])
+    boxes = _boxes(arm, body)
+    bar = int(np.argmax(boxes.centers[:, 2]))
+    rotation, half = boxes.rotations[bar], boxes.halves[bar]
+    flat = [i for i in range(3) if abs(rotation[2, i]) < 0.5]
+    across = rotation[:, min(flat, key=lambda i: half[i])]
+    grip = skills.downward(math.atan2(across[1], across[0]), arm.rotation)
+    position = boxes.centers[bar] + [0.0, 0.0, 0.01]
+    return skills.twist(position, grip, (0.9 - q) * np.sign(axis[2]))
+
+
+_SKILLS = {"in": _move, "on": _move, "open": _open, "turnon": _turn_on}
