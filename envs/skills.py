@@ -373,7 +373,7 @@ def twist(
     """
     turned = flat(about(-_DOWN, angle) @ rotation)
     at, before = np.asarray(position, np.float64), flat(rotation)
-    above = tuple(at + [0.0, 0.0, clearance])
+    above = tuple(at - clearance * _DOWN)
     return [
         Waypoint(above, OPEN, "", before, tolerance=0.02),
         Waypoint(tuple(at), OPEN, "", before, tolerance=0.006, limit=40),
