@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from envs import robosuite_expert
+from envs import libero_expert, robosuite_expert
 from envs.base import UnknownTask
 from envs.maze import GOAL, SIZE, WALL_X, PointMaze
+from envs.skills import SkillExpert
 
 DRIFT_STEPS = 10  # a failing episode keeps one random direction this long
 
@@ -103,8 +104,11 @@ def expert(env: Any) -> Expert:
         return MazeExpert(getattr(env, "envs", [env])[0])
     if suite == "robosuite":
         return robosuite_expert.expert(env)
+    if suite == "libero":
+        env = getattr(env, "envs", [env])[0]
+        return SkillExpert(env, libero_expert.planner(env))
     raise UnknownTask(
-        f"{env.identity['id']} has no scripted expert; Meta-World, robosuite and the maze have. "
+        f"{env.identity['id']} has no scripted expert; all other suites have. "
         "Collect its data with a trained policy."
     )
 

@@ -286,3 +286,111 @@ def grasp(
         Waypoint(tuple(at), CLOSED, body, turned, tolerance=1.0, angle=9.0, hold=8, limit=12),
         Waypoint((0.0, 0.0, lift), CLOSED, HERE, turned),
     ]
+
+
+def put(
+    position: Sequence[float],
+    rotation: np.ndarray | None = None,
+    *,
+    travel: float,
+    retreat: float = 0.1,
+) -> list[Waypoint]:
+    """What is held is lifted, carried, lowered and let go; the gripper withdraws upwards.
+
+    Args:
+        position: of the gripper where it lets go, m, in the world.
+        rotation: the gripper's there, [3, 3]; None keeps the present one.
+        travel: height of the gripper on the way, m, in the world.
+        retreat: m.
+    """
+    x, y, z = (float(value) for value in position)
+    turned = None if rotation is None else flat(rotation)
+    high = max(travel, z)
+    return [
+        Waypoint((x, y, high), CLOSED, "", turned, tolerance=0.02, speed=0.8),
+        Waypoint((x, y, z), CLOSED, "", turned, tolerance=0.008, speed=0.5, limit=40),
+        Waypoint((x, y, z), OPEN, "", turned, tolerance=1.0, angle=9.0, hold=4, limit=8),
+        Waypoint((0.0, 0.0, retreat), OPEN, HERE, tolerance=0.03, limit=15),
+    ]
+
+
+def pull(
+    position: Sequence[float],
+    rotation: np.ndarray,
+    move: Sequence[float],
+    *,
+    clearance: float = 0.1,
+    retreat: float = 0.06,
+) -> list[Waypoint]:
+    """A handle is gripped, drawn along a straight line and let go.
+
+    Args:
+        position: of the handle, m, in the world.
+        rotation: the gripper's, [3, 3].
+        move: of the handle, m.
+        clearance: m; the approach begins this far back along the gripper's own direction.
+        retreat: m, back along the gripper's direction.
+    """
+    at, back, turned = np.asarray(position, np.float64), -rotation[:, 2], flat(rotation)
+    end = at + move
+    return [
+        Waypoint(tuple(at + clearance * back), OPEN, "", turned, tolerance=0.02),
+        Waypoint(tuple(at), OPEN, "", turned, tolerance=0.008, limit=40),
+        Waypoint(tuple(at), CLOSED, "", turned, tolerance=1.0, angle=9.0, hold=8, limit=12),
+        Waypoint(tuple(end), CLOSED, "", turned, tolerance=0.015, speed=0.6),
+        Waypoint(tuple(end), OPEN, "", turned, tolerance=1.0, angle=9.0, hold=4, limit=8),
+        Waypoint(tuple(end + retreat * back), OPEN, "", turned, tolerance=0.02, limit=20),
+    ]
+
+
+def push(
+    start: Sequence[float],
+    end: Sequence[float],
+    rotation: np.ndarray,
+    grip: float,
+    *,
+    clearance: float = 0.08,
+    speed: float = 0.4,
+) -> list[Waypoint]:
+    """The gripper goes down, moves along a straight line and up again.
+
+    Args:
+        start: of the gripper, m, in the world, where nothing is in its way.
+        end: where it stops.
+        rotation: the gripper's, [3, 3].
+        grip: `OPEN` or `CLOSED`.
+        clearance: m; it begins and ends this far back along its own direction.
+        speed: largest action component of the push.
+    """
+    turned, back = flat(rotation), -clearance * rotation[:, 2]
+    first, last = np.asarray(start, np.float64), np.asarray(end, np.float64)
+    return [
+        Waypoint(tuple(first + back), grip, "", turned, tolerance=0.02),
+        Waypoint(tuple(first), grip, "", turned, tolerance=0.01, limit=20),
+        Waypoint(tuple(last), grip, "", turned, tolerance=0.03, speed=speed),
+        Waypoint(tuple(last + back), grip, "", turned, tolerance=0.03, limit=20),
+    ]
+
+
+def twist(
+    position: Sequence[float], rotation: np.ndarray, angle: float, *, clearance: float = 0.08
+) -> list[Waypoint]:
+    """A knob is gripped from above, turned about the vertical and let go.
+
+    Args:
+        position: of the gripper at the knob, m, in the world.
+        rotation: the gripper's before the turn, [3, 3].
+        angle: rad, counterclockwise from above.
+        clearance: m above.
+    """
+    turned = flat(about(-_DOWN, angle) @ rotation)
+    at, before = np.asarray(position, np.float64), flat(rotation)
+    above = tuple(at - clearance * _DOWN)
+    return [
+        Waypoint(above, OPEN, "", before, tolerance=0.02),
+        Waypoint(tuple(at), OPEN, "", before, tolerance=0.006, limit=40),
+        Waypoint(tuple(at), CLOSED, "", before, tolerance=1.0, angle=9.0, hold=6, limit=10),
+        Waypoint(tuple(at), CLOSED, "", turned, tolerance=0.03, limit=40),
+        Waypoint(tuple(at), OPEN, "", turned, tolerance=1.0, angle=9.0, hold=4, limit=8),
+        Waypoint(above, OPEN, "", turned, tolerance=0.03, limit=20),
+    ]
