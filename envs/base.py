@@ -142,6 +142,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
             self._views = {f"pixels.{camera}": camera for camera in options.cameras}
         self.observation_space = self._observation_space(state_dim)
         self.action_space = Box(-1.0, 1.0, (action_dim,), np.float32)
+        self._lowest, self._highest = -np.ones(action_dim), np.ones(action_dim)
         self.identity = {"id": env_id, "kwargs": self._identity_kwargs(task_kwargs)}
         self._episode_seed = 0
         self._elapsed = 0
@@ -230,42 +231,46 @@ class SimEnv(gymnasium.Env, abc.ABC):
         if self._over:
             raise RuntimeError(f"{self.identity['id']}: the episode is over; call reset() first")
         command = self._check_action(action)
+        options = self.options
         total, success, terminated, diverged = 0.0, False, False, False
-        for _ in range(self.options.action_repeat):
+        for _ in range(options.action_repeat):
             try:
-                result = self._control(command)
-                state = np.asarray(result.state, np.float32)
-                if not (math.isfinite(result.reward) and _finite(state)):
+                state, reward, succeeded, terminated = self._control(command)
+                state = state.astype(np.float32)
+                if not (math.isfinite(reward) and _finite(state)):
                     raise Diverged("non-finite observation or reward")
             except Diverged:
                 total, success, terminated, diverged = 0.0, False, True, True
                 break
             self._state = state
-            total += float(result.reward)
-            success = success or bool(result.success)
-            terminated = bool(result.terminated)
-            terminated = terminated or (success and self.options.terminate_on_success)
+            total += float(reward)
+            success = success or bool(succeeded)
+            terminated = bool(terminated) or (success and options.terminate_on_success)
             if terminated:
                 break
         self._elapsed += 1
         truncated = self._elapsed >= self.horizon
         self._over = terminated or truncated
-        reward = float(success) if self.options.reward == "sparse" else total
+        reward = float(success) if options.reward == "sparse" else total
         info = {"success": success, "diverged": diverged}
         return self.observation(), reward, terminated, truncated, info
 
     def _check_action(self, action: np.ndarray) -> np.ndarray:
         # Rounding to float32 first makes a stored float32 action replay exactly.
         action = np.asarray(action, np.float32)
-        space = self.action_space
-        if action.shape != space.shape:
+        if action.shape != self._lowest.shape:
             raise ValueError(
-                f"{self.identity['id']}: action has shape {action.shape}, needed is {space.shape}"
+                f"{self.identity['id']}: action has shape {action.shape}, needed is "
+                f"{self.action_space.shape}"
             )
-        if not _finite(action):  # clipping would let NaN through
-            raise ValueError(f"{self.identity['id']}: action is not finite: {action.tolist()}")
-        # np.clip does this too, behind a dispatch that costs as much as the rest of this method.
-        return np.minimum(np.maximum(action, space.low), space.high).astype(np.float64)
+        # So few numbers are quicker looked at in a list than by numpy's functions.
+        values = action.tolist()
+        if not math.isfinite(sum(values)):  # clipping would let NaN through
+            raise ValueError(f"{self.identity['id']}: action is not finite: {values}")
+        command = action.astype(np.float64)
+        if min(values) < -1.0 or max(values) > 1.0:
+            return np.minimum(np.maximum(command, self._lowest), self._highest)
+        return command
 
     def render(self) -> np.ndarray | None:
         """Returns the present view as `uint8[*render_size, 3]`, or None without a render mode."""

@@ -1,19 +1,21 @@
 """The package's Meta-World tasks with their slow helpers exchanged, the same to the bit.
 
-`lean_task` returns a task of metaworld 3.1 that makes the same simulator calls in the same order
-and computes the same observations and rewards, at a fraction of the Python. The 50 reward functions
-are the package's own code, untouched. Two things are exchanged below them:
+`lean_task` returns a task of metaworld 3.1 that computes the same trajectories, observations and
+rewards, at a fraction of the Python. The 50 reward functions are the package's own code, untouched.
+Exchanged below them are
 
-- `LeanSawyer` stands between a task's class and the package's `SawyerXYZEnv`. It overrides how an
-  observation is put together, how touching and caging are computed, and how names are looked up.
+- `LeanSawyer`, which stands between a task's class and the package's `SawyerXYZEnv`. It overrides
+  how a step is taken, how an observation is put together, and how touching and caging are computed;
+- `NamedData`, simulation data that looks each name up once;
 - the names `Rotation`, `reward_utils`, `tolerance` and `np` in the module that defines the task.
 
-Both happen in a private copy of the task's module (`envs.lean`), so that other users of the package
-in this process see nothing of it.
+The last happens in a private copy of the task's module (`envs.lean`), so that other users of the
+package in this process see nothing of it.
 """
 
 import functools
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,76 +33,129 @@ DOWNWARD = np.array([1.0, 0.0, 1.0, 0.0])  # the package's orientation of the ha
 DOUBLE = np.dtype(np.float64)
 
 
+class NamedData(mujoco.MjData):
+    """Simulation data that remembers what its names mean; a look-up costs a microsecond."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        super().__init__(model)
+        for kind in ("body", "geom", "site", "joint"):
+            setattr(self, kind, functools.cache(getattr(self, kind)))
+
+
 class LeanSawyer(SawyerXYZEnv):
     """The helpers that all tasks share, written for speed; `step` says what it leaves out."""
+
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        model, _ = super()._initialize_simulation()
+        return model, NamedData(model)
 
     @functools.cached_property
     def _views(self) -> SimpleNamespace:
         """Views into the simulator's memory, which stays where it is as long as the model lives."""
         model, data = self.model, self.data
-        body = functools.cache(lambda name: data.xpos[model.body(name).id])
-        site = functools.cache(lambda name: data.site_xpos[model.site(name).id])
-        geom = functools.cache(lambda name: model.geom(name).id)
+        mocap = data.body("mocap")
         return SimpleNamespace(
-            body=body,
-            site=site,
-            hand=body("hand"),
-            claws=(body("rightclaw"), body("leftclaw")),
-            fingers=tuple(map(site, FINGERS)),
-            pad_positions=(body("leftpad"), body("rightpad")),
-            pads=(geom("leftpad_geom"), geom("rightpad_geom")),
+            hand=data.body("hand").xpos,
+            claws=(data.body("rightclaw").xpos, data.body("leftclaw").xpos),
+            fingers=tuple(data.site(name).xpos for name in FINGERS),
+            pad_positions=(data.body("leftpad").xpos, data.body("rightpad").xpos),
+            pads=(model.geom("leftpad_geom").id, model.geom("rightpad_geom").id),
             mocap_pos=data.mocap_pos[0],
             mocap_quat=data.mocap_quat[0],
+            mocap_body=mocap.xpos,
+            mocap_low=self.mocap_low.tolist(),
+            mocap_high=self.mocap_high.tolist(),
             ctrl=data.ctrl,
+            forwarded=False,
         )
+
+    def reset(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode, which may move bodies after the last `mj_forward`."""
+        self._views.forwarded = False
+        return super().reset(*args, **kwargs)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advances one control step with `action: float64[4]` in [-1, 1].
 
         Left out: clipping the action and counting to the horizon, which `SimEnv` has done; placing
         the target's site, which `mj_forward` computes again from the model before anyone reads it;
-        and the branch for a simulator exception, which nothing in the package raises.
+        the branch for a simulator exception, which nothing in the package raises; and
+        `mj_rnePostConstraint`, whose results nothing in the package reads.
         """
         views = self._views
-        position = views.mocap_pos + action[:3] * self.action_scale
-        np.minimum(np.maximum(position, self.mocap_low), self.mocap_high, out=views.mocap_pos)
-        views.mocap_quat[:] = DOWNWARD
-        views.ctrl[0], views.ctrl[1] = action[3], -action[3]
-        mujoco.mj_step(self.model, self.data, self.frame_skip)
-        mujoco.mj_rnePostConstraint(self.model, self.data)
-        mujoco.mj_forward(self.model, self.data)
+        *delta, effort = action.tolist()
+        views.ctrl[0], views.ctrl[1] = effort, -effort
+        position, low, high = views.mocap_pos.tolist(), views.mocap_low, views.mocap_high
+        for i in range(3):
+            position[i] = min(max(position[i] + delta[i] * self.action_scale, low[i]), high[i])
+        views.mocap_pos[:] = position
+        self._advance(views)
         self.curr_path_length += 1
-        obs, space = self._get_obs(), self.sawyer_observation_space
-        np.minimum(np.maximum(obs, space.low, out=obs), space.high, out=obs)
+        obs = self._observe(self._bounds)
         reward, info = self.evaluate_state(obs, action)
         return obs, reward, False, False, info
 
+    def _advance(self, views: SimpleNamespace) -> None:
+        """Steps the simulator, without computing twice what the last step's end has computed.
+
+        `mj_forward`, which the package ends a step with, leaves positions, contacts and velocities
+        of the present state, and `mj_step` begins with computing them. Since then only the mocap
+        body has moved, by which nothing but the weld is affected: it touches nothing and nothing
+        hangs on it. So the first sub-step begins with the constraints.
+        """
+        model, data = self.model, self.data
+        if views.forwarded:
+            views.mocap_body[:] = views.mocap_pos
+            mujoco.mj_makeConstraint(model, data)
+            mujoco.mj_projectConstraint(model, data)
+            mujoco.mj_referenceConstraint(model, data)
+            mujoco.mj_step2(model, data)
+            mujoco.mj_step(model, data, self.frame_skip - 1)
+        else:
+            views.mocap_quat[:] = DOWNWARD
+            mujoco.mj_step(model, data, self.frame_skip)
+            views.forwarded = True
+        mujoco.mj_forward(model, data)
+
+    @functools.cached_property
+    def _bounds(self) -> list[tuple[int, float, float]]:
+        """Index, lowest and highest value of the numbers in an observation that are bounded."""
+        space = self.sawyer_observation_space
+        bounds = zip(range(len(space.low)), space.low.tolist(), space.high.tolist(), strict=True)
+        return [bound for bound in bounds if math.isfinite(bound[1])]
+
     def _get_obs(self) -> np.ndarray:
-        current = self._get_curr_obs_combined_no_goal()
-        goal = np.zeros(3) if self._partially_observable else self._get_pos_goal()
-        obs = np.concatenate((current, self._prev_obs, goal))
-        self._prev_obs = current
+        return self._observe(())
+
+    def _observe(self, bounds: Sequence[tuple[int, float, float]]) -> np.ndarray:
+        """Returns `float64[39]`: the present, the last step's and the goal, inside the bounds."""
+        values = self._current()
+        values += self._prev_obs.tolist()
+        values += [0.0, 0.0, 0.0] if self._partially_observable else self._get_pos_goal().tolist()
+        for i, low, high in bounds:
+            if values[i] < low:
+                values[i] = low
+            elif values[i] > high:
+                values[i] = high
+        obs = np.array(values)
+        self._prev_obs = obs[:18]
         return obs
 
     def _get_curr_obs_combined_no_goal(self) -> np.ndarray:
-        right, left = self._views.claws
+        return np.array(self._current())
+
+    def _current(self) -> list[float]:
+        views = self._views
+        right, left = views.claws
         between = right - left
-        obs = np.zeros(4 + self._obs_obj_max_len)
-        obs[:3] = self._views.hand
-        obs[3] = min(math.sqrt(between.dot(between)) / 0.1, 1.0)
-        position, quaternion = self._get_pos_objects(), self._get_quat_objects()
+        values = views.hand.tolist()
+        values.append(min(math.sqrt(between.dot(between)) / 0.1, 1.0))
+        position, quaternion = self._get_pos_objects().tolist(), self._get_quat_objects().tolist()
         for i in range(len(position) // 3):
-            at = 4 + 7 * i
-            obs[at : at + 3] = position[3 * i : 3 * i + 3]
-            obs[at + 3 : at + 7] = quaternion[4 * i : 4 * i + 4]
-        return obs
-
-    def get_body_com(self, body_name: str) -> np.ndarray:
-        """Returns the view of a body's position."""
-        return self._views.body(body_name)
-
-    def _get_site_pos(self, site_name: str) -> np.ndarray:
-        return self._views.site(site_name).copy()
+            values += position[3 * i : 3 * i + 3]
+            values += quaternion[4 * i : 4 * i + 4]
+        values += [0.0] * (18 - len(values))
+        return values
 
     @property
     def tcp_center(self) -> np.ndarray:
@@ -157,11 +212,18 @@ class LeanSawyer(SawyerXYZEnv):
 
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """`np.linalg.norm`; for one vector of doubles by the same product, without the dispatch."""
-    plain = ord in (None, 2) and axis is None and not keepdims
-    if plain and isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype is DOUBLE:
-        return np.float64(math.sqrt(x.dot(x)))
+    """`np.linalg.norm`; for one number or vector by the same product, without the dispatch."""
+    if ord is None and axis is None and not keepdims:
+        if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype is DOUBLE:
+            return np.float64(math.sqrt(x.dot(x)))
+        if isinstance(x, float):
+            return np.float64(math.sqrt(x * x))
     return np.linalg.norm(x, ord, axis, keepdims)
+
+
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """`np.clip`; for one number without the dispatch."""
+    return np.float64(min(max(x, low), high)) if isinstance(x, float) else np.clip(x, low, high)
 
 
 def _norm2(a: float, b: float) -> float:
@@ -217,7 +279,7 @@ def quaternion(matrix: np.ndarray) -> np.ndarray:
 
 
 EXCHANGED = {
-    "np": altered(np, hstack=hstack, linalg=altered(np.linalg, norm=norm)),
+    "np": altered(np, hstack=hstack, clip=clip, linalg=altered(np.linalg, norm=norm)),
     "reward_utils": altered(reward_utils, tolerance=tolerance),
     "tolerance": tolerance,
     "Rotation": SimpleNamespace(from_matrix=from_matrix),
