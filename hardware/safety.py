@@ -10,7 +10,7 @@ the limits by braking, so braking is always left as a way out.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -104,12 +104,14 @@ class Motion:
         velocity: rad/s, [n], of the step that led there.
         box: m, how far the tool is inside the box at least; -inf where that is not known.
         cone: rad, the same for the cone.
+        aim: rad, [n], what was wished for; how it moves tells a path from a jump.
     """
 
     position: np.ndarray
     velocity: np.ndarray
     box: float = -math.inf
     cone: float = -math.inf
+    aim: np.ndarray | None = None
 
 
 class Envelope:
@@ -145,9 +147,11 @@ class Envelope:
         causes: tuple[Cause, ...] = ()
         found = wanted
         if not all(low <= v <= high for v, (low, high) in zip(velocity, bounds, strict=True)):
-            velocity, causes = self._limited(before, velocity, bounds)
+            aim = wanted if motion.aim is None else motion.aim
+            moving = ((wanted - aim) / self.period).tolist()
+            velocity, causes = self._limited(before, velocity, moving, bounds)
             found = motion.position + np.array(velocity) * self.period
-        inside = self._inside(motion, Motion(found, np.array(velocity)))
+        inside = self._inside(motion, Motion(found, np.array(velocity), aim=wanted))
         if inside is None:
             return self.brake(motion), Act.HOLD, (*causes, Cause.WORKSPACE)
         return inside, Act.LIMIT if causes else Act.PASS, causes
@@ -173,19 +177,36 @@ class Envelope:
         return low, high
 
     def _limited(
-        self, before: list[float], velocity: list[float], bounds: list[tuple[float, float]]
+        self,
+        before: list[float],
+        wish: list[float],
+        moving: list[float],
+        bounds: list[tuple[float, float]],
     ) -> tuple[list[float], tuple[Cause, ...]]:
-        """The wish scaled as a whole, so that it keeps its direction; then each joint's own."""
+        """The wish scaled as a whole, so that it keeps its direction; then each joint's own.
+
+        The aim is approached as fast as still allows to come to rest beside it as it moves.
+        """
         causes = []
-        excess = max(abs(v) / most for v, most in zip(velocity, self._fastest, strict=True))
+        velocity, fastest, change = wish, self._fastest, self._change
+        if max(abs(v) / most for v, most in zip(wish, fastest, strict=True)) > 1.0:
+            causes.append(Cause.VELOCITY)
+        if max(abs(v - b) / c for v, b, c in zip(wish, before, change, strict=True)) > 1.0:
+            causes.append(Cause.ACCELERATION)
+        moving = [min(max(m, -most), most) for m, most in zip(moving, fastest, strict=True)]
+        nearing = [v - m for v, m in zip(velocity, moving, strict=True)]
+        excess = max(
+            abs(n) / max(braking_velocity(abs(w) * self.period, c, self.period), c)
+            for n, w, c in zip(nearing, wish, change, strict=True)
+        )
+        if excess > 1.0:
+            velocity = [m + n / excess for m, n in zip(moving, nearing, strict=True)]
+        excess = max(abs(v) / most for v, most in zip(velocity, fastest, strict=True))
         if excess > 1.0:
             velocity = [v / excess for v in velocity]
-            causes.append(Cause.VELOCITY)
-        change = [v - b for v, b in zip(velocity, before, strict=True)]
-        excess = max(abs(c) / most for c, most in zip(change, self._change, strict=True))
+        excess = max(abs(v - b) / c for v, b, c in zip(velocity, before, change, strict=True))
         if excess > 1.0:
-            velocity = [b + c / excess for b, c in zip(before, change, strict=True)]
-            causes.append(Cause.ACCELERATION)
+            velocity = [b + (v - b) / excess for v, b in zip(velocity, before, strict=True)]
         own = [min(max(v, low), high) for v, (low, high) in zip(velocity, bounds, strict=True)]
         # more than rounding: a joint must brake for the end of its range
         if not causes or any(abs(a - b) > 1e-9 for a, b in zip(own, velocity, strict=True)):
@@ -204,16 +225,14 @@ class Envelope:
             moved = abs(q - b) + speeds[i] ** 2 / (2.0 * self._change[i]) * self.period
             travel, turned = travel + self._reach[i] * moved, turned + moved
         if before.box > travel and before.cone > turned:
-            return Motion(
-                motion.position, motion.velocity, before.box - travel, before.cone - turned
-            )
+            return replace(motion, box=before.box - travel, cone=before.cone - turned)
         path = np.concatenate([[before.position], self._braking_path(motion)])
         tools, rotations = self.limits.chain.tool(path)
         box, cone = clearance(tools, rotations[..., 2], self.limits.workspace)
         least = np.minimum(box, cone)
         if least[1:].min() < 0.0 and not (least[0] < 0.0 and least[-1] > least[0]):
             return None
-        return Motion(motion.position, motion.velocity, float(box[1]), float(cone[1]))
+        return replace(motion, box=float(box[1]), cone=float(cone[1]))
 
     def _braking_path(self, motion: Motion) -> np.ndarray:
         """Positions [k, n] of this step and of the braking steps after it, until rest."""

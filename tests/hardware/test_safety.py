@@ -94,6 +94,27 @@ def test_scaling_keeps_the_direction(rig):
     assert {Cause.VELOCITY, Cause.ACCELERATION} == set(result.causes)
 
 
+def test_a_jump_is_approached_without_overshoot(rig):
+    made = rig().arm()
+    start = made.position.copy()
+    target = start + np.array([0.5, 0.2, -0.3, 0.1, 0.4, -0.2, 0.3])
+    path = np.array([made.go(target).position for _ in range(200)])
+    done = (path - start) / (target - start)
+    np.testing.assert_allclose(path[-1], target, atol=1e-12)
+    assert done.max() < 1.01
+    np.testing.assert_allclose(done, done.mean(1, keepdims=True) * np.ones(7), atol=0.02)
+
+
+def test_a_path_that_is_a_little_too_fast_is_followed_without_stopping(rig):
+    made = rig().arm()
+    fastest = made.limits.velocity[0]
+    aim, speeds = made.position.copy(), []
+    for _ in range(150):
+        aim[0] += 1.05 * fastest * made.period
+        speeds.append(made.go(aim).velocity[0])
+    np.testing.assert_allclose(speeds[80:], fastest, rtol=1e-6)
+
+
 def test_it_arrives_and_brakes_for_the_end_of_a_joint(rig):
     made = rig(range_share=0.9).arm()
     target = made.limits.upper.copy() + 1.0
