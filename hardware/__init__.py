@@ -11,7 +11,7 @@ Nothing here imports torch. A software stop is not an emergency stop: keep the
 arm's own within reach.
 """
 
-from hardware.errors import HardwareError, Latched, NotReady, OwnedByAnother, StillMoving
+from hardware.errors import HardwareError, Latched, LinkLost, NotReady, OwnedByAnother, StillMoving
 from hardware.limits import Limits, load_limits
 from hardware.robot import Robot
 from hardware.types import (
@@ -36,6 +36,7 @@ __all__ = [
     "Latched",
     "Lifecycle",
     "Limits",
+    "LinkLost",
     "NotReady",
     "OwnedByAnother",
     "Robot",
