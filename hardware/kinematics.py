@@ -63,3 +63,85 @@ class Chain:
             origin = origin + rotation @ self._offsets[i]
             rotation = rotation @ frames[..., i, :, :]
         return origin + rotation @ self._tool, rotation @ self._turn
+
+    def jacobian(self, joints: np.ndarray) -> np.ndarray:
+        """How the tool moves with each joint: [6, n], m/rad above rad/rad, in the base's axes."""
+        step = 1e-6
+        positions, rotations = self.tool(
+            joints + step * np.vstack([0 * joints, np.eye(len(joints))])
+        )
+        moved = (positions[1:] - positions[0]) / step
+        turned = np.stack([turn(rotations[0], end) for end in rotations[1:]]) / step
+        return np.concatenate([moved, turned], axis=1).T
+
+    def solve(
+        self,
+        position: np.ndarray,
+        rotation: np.ndarray,
+        start: np.ndarray,
+        lower: np.ndarray,
+        upper: np.ndarray,
+        *,
+        iterations: int = 20,
+        damping: float = 0.02,
+    ) -> tuple[np.ndarray, float]:
+        """Joint positions whose tool is nearest to a pose, by damped least squares.
+
+        Args:
+            position: m, [3].
+            rotation: [3, 3].
+            start: rad, [n], where the search begins; the nearest solution to it is found.
+            lower: rad, [n].
+            upper: rad, [n].
+            iterations: at most.
+            damping: larger is steadier near singular positions, and slower.
+
+        Returns:
+            The joints, inside the limits, and how far the tool is off: m plus rad.
+        """
+        joints = np.clip(start, lower, upper)
+        off = np.inf
+        for _ in range(iterations):
+            at, facing = self.tool(joints)
+            error = np.concatenate([position - at, turn(facing, rotation)])
+            off = float(np.linalg.norm(error[:3]) + np.linalg.norm(error[3:]))
+            if off < 1e-6:
+                break
+            jacobian = self.jacobian(joints)
+            square = jacobian @ jacobian.T + damping**2 * min(off, 1.0) * np.eye(6)
+            joints = np.clip(joints + jacobian.T @ np.linalg.solve(square, error), lower, upper)
+        return joints, off
+
+
+def turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Axis times angle, rad in the outer axes, that turns one rotation into another, [3]."""
+    relative = end @ start.T
+    axis = 0.5 * np.array(
+        [
+            relative[2, 1] - relative[1, 2],
+            relative[0, 2] - relative[2, 0],
+            relative[1, 0] - relative[0, 1],
+        ]
+    )
+    sine = float(np.linalg.norm(axis))
+    angle = math.atan2(sine, (float(np.trace(relative)) - 1.0) / 2.0)
+    if sine > 1e-9:
+        return axis * (angle / sine)
+    if angle < 1.0:
+        return axis
+    # half a turn: relative = 2 axis axis^T - 1; the largest column has the signs
+    column = (
+        relative[:, int(np.argmax(np.diag(relative)))]
+        + np.eye(3)[int(np.argmax(np.diag(relative)))]
+    )
+    return column / np.linalg.norm(column) * angle
+
+
+def rotation_of(vector: np.ndarray) -> np.ndarray:
+    """The rotation [3, 3] about axis times angle, rad, [3]."""
+    angle = float(np.linalg.norm(vector))
+    if angle < 1e-12:
+        return np.eye(3)
+    x, y, z = np.asarray(vector, float) / angle
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * (cross @ cross)
