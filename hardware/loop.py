@@ -10,7 +10,6 @@ counted. When the policy is silent, late or dead, nothing is handed over any mor
 watchdog acts. Nothing on the pipe is pickled: a JSON header, then the chunk's raw numbers.
 """
 
-import collections
 import contextlib
 import json
 import multiprocessing
@@ -27,14 +26,10 @@ import numpy as np
 from hardware.chunks import Timeline
 from hardware.errors import HardwareError, LinkLost
 from hardware.robot import Robot
-from hardware.shared import Block, Fields
-from hardware.types import Act, Cause, Command, Lifecycle, RobotState, Sent, Spec
+from hardware.status import Board, Status
+from hardware.types import Command, Lifecycle, RobotState, Sent, Spec
 
 START_SECONDS = 60.0  # imports and connecting
-_STATES = list(Lifecycle)
-_ACTS = list(Act)
-_CAUSES = list(Cause)
-
 Recorder = Callable[[RobotState, Sent | None], None]
 
 
@@ -133,65 +128,11 @@ class ControlLoop:
         self.steps += 1
 
 
-def status_fields(spec: Spec) -> Fields:
-    """What the control process tells about each of its steps."""
-    n = len(spec.joints)
-    return {
-        "stamp": ("f8", ()),
-        "position": ("f8", (n,)),
-        "velocity": ("f8", (n,)),
-        "effort": ("f8", (n,)),
-        "gripper": ("f8", ()),
-        "wrench": ("f8", (6,)),
-        "has_wrench": ("?", ()),
-        "sent": ("f8", (n,)),
-        "act": ("i8", ()),
-        "lifecycle": ("i8", ()),
-        "latched": ("?", ()),
-        "steps": ("i8", ()),
-        "overruns": ("i8", ()),
-        "ahead": ("f8", ()),
-        "dropped": ("i8", ()),
-        "counts": ("i8", (len(_CAUSES),)),
-    }
-
-
-def picture_fields(spec: Spec) -> Fields:
-    """The newest picture of each camera and its stamp."""
-    fields: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for camera in spec.cameras:
-        fields[f"{camera.name}.stamp"] = ("f8", ())
-        fields[camera.name] = ("u1", (camera.height, camera.width, 3))
-    return fields
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the control process said last.
-
-    Attributes:
-        state: of the robot, with the newest pictures.
-        sent: rad, [n], the position sent last.
-        act: what the envelope did to the last command, or None.
-        lifecycle: of the robot.
-        latched: whether the stop is latched.
-        steps: periods done.
-        overruns: periods that ended too late.
-        ahead: s of motion handed over.
-        dropped: actions that came too late to be executed.
-        counts: how often each limit acted.
-    """
-
-    state: RobotState
-    sent: np.ndarray
-    act: Act | None
-    lifecycle: Lifecycle
-    latched: bool
-    steps: int
-    overruns: int
-    ahead: float
-    dropped: int
-    counts: dict[Cause, int]
+def _finite(chunk: np.ndarray) -> np.ndarray:
+    chunk = np.ascontiguousarray(chunk, np.float64)
+    if not np.isfinite(chunk).all():
+        raise ValueError("the chunk is not finite; it was not handed over")
+    return chunk
 
 
 class LoopProcess:
@@ -218,20 +159,11 @@ class LoopProcess:
         """
         context = multiprocessing.get_context("spawn")
         self.spec = spec
-        self._status = Block(status_fields(spec))
-        self._pictures = Block(picture_fields(spec))
+        self.timing, self._board = timing or Timing(), Board(spec)
         self._pipe, far = context.Pipe()
         self.process = context.Process(
             target=_serve,
-            args=(
-                make,
-                spec,
-                timing or Timing(),
-                recorder,
-                self._status.memory,
-                self._pictures.memory,
-                far,
-            ),
+            args=(make, spec, self.timing, recorder, self._board.memory, far),
             name=f"control of {spec.name}",
         )
         self.process.start()
@@ -244,35 +176,15 @@ class LoopProcess:
 
     def observe(self) -> Status:
         """Returns what the control process said last, without asking it."""
-        values = self._status.read()
-        pictures = self._pictures.read()
-        images = {
-            camera.name: (float(pictures[f"{camera.name}.stamp"]), pictures[camera.name])
-            for camera in self.spec.cameras
-            if pictures[f"{camera.name}.stamp"] > 0.0
-        }
-        state = RobotState(
-            float(values["stamp"]),
-            values["position"],
-            values["velocity"],
-            values["effort"],
-            float(values["gripper"]),
-            values["wrench"] if values["has_wrench"] else None,
-            images,
-        )
-        act = int(values["act"])
-        return Status(
-            state,
-            values["sent"],
-            None if act < 0 else _ACTS[act],
-            _STATES[int(values["lifecycle"])],
-            bool(values["latched"]),
-            int(values["steps"]),
-            int(values["overruns"]),
-            float(values["ahead"]),
-            int(values["dropped"]),
-            {c: int(k) for c, k in zip(_CAUSES, values["counts"], strict=True) if k},
-        )
+        return self._board.read()
+
+    def now(self) -> float:
+        """s on this machine's monotonic clock, which the robot's stamps are of."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """Lets the robot run."""
+        time.sleep(seconds)
 
     def send(self, chunk: np.ndarray, first: float, observed: float) -> None:
         """Hands over actions without waiting.
@@ -286,9 +198,7 @@ class LoopProcess:
             ValueError: it is not finite.
             LinkLost: the control process has ended.
         """
-        chunk = np.ascontiguousarray(chunk, np.float64)
-        if not np.isfinite(chunk).all():
-            raise ValueError("the chunk is not finite; it was not handed over")
+        chunk = _finite(chunk)
         header = {"op": "chunk", "shape": chunk.shape, "first": first, "observed": observed}
         self._send(header, chunk.tobytes())
 
@@ -351,14 +261,13 @@ def _serve(
     spec: Spec,
     timing: Timing,
     make_recorder: Callable[[Robot], Recorder] | None,
-    status: Any,
-    pictures: Any,
+    memory: tuple[Any, Any],
     pipe: Connection,
 ) -> None:
     """The control process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the policy's; it closes us
     _take_priority()
-    board, album = Block(status_fields(spec), status), Block(picture_fields(spec), pictures)
+    board = Board(spec, memory)
     try:
         robot = make()
         robot.connect()
@@ -368,7 +277,7 @@ def _serve(
         return
     with robot:
         pipe.send_bytes(b'""')
-        _run(loop, pipe, board, album)
+        _run(loop, pipe, board)
 
 
 def _take_priority() -> None:
@@ -377,21 +286,20 @@ def _take_priority() -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
 
 
-def _run(loop: ControlLoop, pipe: Connection, board: Block, album: Block) -> None:
+def _run(loop: ControlLoop, pipe: Connection, board: Board) -> None:
     period = 1.0 / loop.robot.spec.command_rate
     deadline = time.monotonic() + period
-    shown: collections.defaultdict[str, float] = collections.defaultdict(float)
     while True:
         try:
             while pipe.poll():
-                if not _obey(loop, pipe):
+                if not _obey(loop, pipe, board):
                     return
             loop.step()
         except EOFError:
             return  # the policy's process is gone
         except LinkLost:
             pass  # latched by the robot; states go on as soon as the link does
-        _tell(loop, board, album, shown)
+        board.write(loop)
         now = time.monotonic()
         if now > deadline:
             loop.overruns += 1
@@ -401,7 +309,7 @@ def _run(loop: ControlLoop, pipe: Connection, board: Block, album: Block) -> Non
             deadline += period
 
 
-def _obey(loop: ControlLoop, pipe: Connection) -> bool:
+def _obey(loop: ControlLoop, pipe: Connection, board: Board) -> bool:
     """Does what one message asks; returns whether to go on."""
     message = pipe.recv_bytes()
     size = int.from_bytes(message[:4], "little")
@@ -425,33 +333,72 @@ def _obey(loop: ControlLoop, pipe: Connection) -> bool:
             loop.robot.reset_stop(header["reason"], header["by"])
     except (HardwareError, ValueError) as error:
         problem = str(error)
+    board.write(loop)  # whoever asked sees what became of it
     pipe.send_bytes(json.dumps(problem).encode())
     return True
 
 
-def _tell(loop: ControlLoop, board: Block, album: Block, shown: dict[str, float]) -> None:
-    state, robot, sent = loop.state, loop.robot, loop.sent
-    board.write(
-        stamp=state.stamp,
-        position=state.position,
-        velocity=state.velocity,
-        effort=state.effort,
-        gripper=state.gripper,
-        wrench=np.zeros(6) if state.wrench is None else state.wrench,
-        has_wrench=state.wrench is not None,
-        sent=state.position if sent is None else sent.position,
-        act=-1 if sent is None else _ACTS.index(sent.act),
-        lifecycle=_STATES.index(robot.lifecycle),
-        latched=robot.latch.path.exists(),
-        steps=loop.steps,
-        overruns=loop.overruns,
-        ahead=loop.timeline.ahead(state.stamp),
-        dropped=loop.timeline.dropped,
-        counts=[robot.counts[cause] for cause in _CAUSES],
-    )
-    new = {name: picture for name, picture in state.images.items() if picture[0] > shown[name]}
-    if new:
-        values = {name: image for name, (_, image) in new.items()}
-        values |= {f"{name}.stamp": stamp for name, (stamp, _) in new.items()}
-        album.write(**values)
-        shown.update({name: stamp for name, (stamp, _) in new.items()})
+class LocalLoop:
+    """The same as `LoopProcess` in this process, on a clock that only `wait` advances.
+
+    For a simulated robot: it runs as fast as it computes, and the same every time.
+    """
+
+    def __init__(self, make: Callable[[Callable[[], float]], Robot], timing: Timing | None = None):
+        """Makes and connects the robot.
+
+        Args:
+            make: takes the clock and makes the robot, whose driver must use that clock.
+            timing: of the actions.
+        """
+        self._now = 0.0
+        robot = make(self.now)
+        robot.connect()
+        self.spec = robot.spec
+        self.timing, self._board = timing or Timing(), Board(self.spec)
+        self.loop = ControlLoop(robot, self.timing, clock=self.now)
+        self.wait(1.0 / self.spec.command_rate)
+
+    def now(self) -> float:
+        """s."""
+        return self._now
+
+    def wait(self, seconds: float) -> None:
+        """Lets the robot run."""
+        period = 1.0 / self.spec.command_rate
+        for _ in range(max(1, round(seconds / period))):
+            self._now += period
+            self.loop.step()
+        self._board.write(self.loop)
+
+    def observe(self) -> Status:
+        """Returns what the loop said last."""
+        return self._board.read()
+
+    def send(self, chunk: np.ndarray, first: float, observed: float) -> None:
+        """Hands over actions; see `LoopProcess.send`."""
+        self.loop.add(_finite(chunk), first, observed)
+
+    def arm(self, owner: str) -> None:
+        """Activates the robot."""
+        self.loop.arm(owner)
+        self._board.write(self.loop)
+
+    def disarm(self) -> None:
+        """Gives the robot back."""
+        self.loop.disarm()
+        self._board.write(self.loop)
+
+    def stop(self, reason: str) -> None:
+        """Stops at once and latches."""
+        self.loop.robot.stop(reason)
+        self._board.write(self.loop)
+
+    def reset_stop(self, reason: str, by: str | None = None) -> None:
+        """Clears the latch."""
+        self.loop.robot.reset_stop(reason, by)
+        self._board.write(self.loop)
+
+    def close(self) -> None:
+        """Ends the link."""
+        self.loop.robot.close()
