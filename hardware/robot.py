@@ -246,6 +246,11 @@ class Robot:
 
     # ---------------------------------------------------------------- stopping
 
+    def halt(self) -> None:
+        """Stops at once by the robot's own means; it must be armed again, but is not latched."""
+        with self._lock:
+            self._halt()
+
     def stop(self, reason: str) -> None:
         """Stops at once and latches; anybody may call it at any time."""
         with self._lock:
