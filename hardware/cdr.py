@@ -19,7 +19,7 @@ from hardware.messages import MessageError
 from hardware.wire import Message
 
 _EMPTY = "structure_needs_at_least_one_member"
-"""ROS 2 gives a message without fields this one; it is one byte on the wire and not in our dicts."""
+"""ROS 2 gives a message without fields this one: a byte on the wire, which our dicts lack."""
 
 _UUID, _TIME = "unique_identifier_msgs/msg/UUID", "builtin_interfaces/msg/Time"
 _EVENT = "service_msgs/msg/ServiceEventInfo"
@@ -65,6 +65,21 @@ def type_hash(kind: str) -> str:
     _known(kind)
     with _LOCK:
         return _store().hash_rihs01(kind)
+
+
+def prepare(kind: str) -> None:
+    """Compiles what messages of a type (or calls of a service) need, so that none waits for it."""
+    _known(kind)
+    calls = [f"{kind}_Request", f"{kind}_Response"]
+    for part in calls if calls[0] in _store().fielddefs else [kind]:
+        _type(part)
+
+
+def definition(kind: str) -> str:
+    """Returns the definition of a message type with all types it uses, as recordings hold it."""
+    _known(kind)
+    with _LOCK:
+        return _store().generate_msgdef(kind, ros_version=2)[0]
 
 
 def define(kind: str, text: str) -> None:
