@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from envs.base import EnvsError
-from hardware.actions import ActionSpace
+from hardware.action_space import ActionSpace
 from hardware.limits import Limits
 from hardware.loop import Timing
 from hardware.status import Status

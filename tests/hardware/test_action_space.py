@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hardware import load_limits
-from hardware.actions import ActionSpace
+from hardware.action_space import ActionSpace
 from hardware.kinematics import rotation_of, turn
 
 HOME = np.array([0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.785])
