@@ -55,7 +55,7 @@ def evaluate(
     """Evaluate a policy on fixed initial states and write ledger and page.
 
     Args:
-        policy: a run directory, "scripted", "random" or a websocket address.
+        policy: a run directory, "scripted", "play", "random" or a websocket address.
         episodes: how many initial states per task.
         seed: chooses them.
         **options: of `embodied.evaluation.evaluate`: suite, env_args, workers, batch, videos, ...

@@ -1,4 +1,4 @@
-"""Who acts: the policy of a run, the task's scripted expert, chance, or a policy server.
+"""Who acts: a run's policy, the task's scripted expert, a player, chance, or a policy server.
 
 An actor plays several episodes at once, each in its own slot. What it does in an episode depends on
 that episode alone, so results do not depend on how many run beside it.
@@ -18,8 +18,9 @@ from embodied.columns import camera_name, observation_columns, task_text
 from embodied.core.evaluate import one_row
 from embodied.core.types import UserError
 from embodied.remote import RemoteError, RemotePolicy, is_address
+from envs import play
 
-SCRIPTED, RANDOM = "scripted", "random"
+SCRIPTED, PLAY, RANDOM = "scripted", "play", "random"
 
 
 class Actor(Protocol):
@@ -42,14 +43,14 @@ def make_actor(policy: str | Path, timeout: float = 60.0) -> Actor:
     """The actor of a name.
 
     Args:
-        policy: a run directory, "scripted", "random" or a websocket address.
+        policy: a run directory, "scripted", "play", "random" or a websocket address.
         timeout: seconds a server may take to answer.
 
     Raises:
         UserError: there is no such policy.
     """
-    if policy == SCRIPTED:
-        return Experts()
+    if policy in (SCRIPTED, PLAY):
+        return Experts(str(policy))
     if policy == RANDOM:
         return Chance()
     if is_address(str(policy)):
@@ -59,24 +60,25 @@ def make_actor(policy: str | Path, timeout: float = 60.0) -> Actor:
 
 def is_run(policy: str | Path) -> bool:
     """Whether a policy is named by a run directory."""
-    return policy not in (SCRIPTED, RANDOM) and not is_address(str(policy))
+    return policy not in (SCRIPTED, PLAY, RANDOM) and not is_address(str(policy))
 
 
 class Experts:
-    """The task's scripted expert, one for each slot: it may look into its environment."""
+    """Scripted experts or players, one for each slot; they may look into its environment."""
 
-    def __init__(self) -> None:
-        self.description = {"name": SCRIPTED}
+    def __init__(self, name: str) -> None:
+        self.description = {"name": name}
         self._playing: dict[int, tuple[Any, Any]] = {}
 
     def begin(self, slot: int, env: Any, rng: np.random.Generator) -> None:
         """Makes the expert if the slot has another environment now, and resets it.
 
         Raises:
-            UnknownTask: the task has no expert.
+            UnknownTask: the task has no expert, or nothing to play with.
         """
         if slot not in self._playing or self._playing[slot][0] is not env:
-            self._playing[slot] = env, envs.expert(env)
+            playing = self.description["name"] == PLAY
+            self._playing[slot] = env, play.expert(env, rng) if playing else envs.expert(env)
         self._playing[slot][1].reset(rng)
 
     def act(self, slots: Sequence[int], observations: Sequence[Any]) -> list[np.ndarray]:

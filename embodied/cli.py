@@ -35,7 +35,7 @@ Ctrl-C and SIGTERM save and say how to go on.
 """
 
 EVAL = """\
-  policy=WHO          a run directory, scripted, random, or ws://HOST:PORT (docs/remote.md)
+  policy=WHO          a run directory, scripted, play, random, or ws://HOST:PORT (docs/remote.md)
   suite=NAME          libero_spatial, metaworld/mt10, dm_control, robosuite, ... or one task's id;
                       by default the run's own task
   episodes=50 seed=0  how many initial states of each task, and which list of them; LIBERO's are
@@ -57,7 +57,8 @@ COLLECT = """\
   out=PATH              a directory, or a file for robomimic and libero
   format=lerobot        or robomimic, libero, minari; video=true keeps pictures as mp4 (lerobot)
   episodes=100 seed=0   of each task; episode i depends on the seed and i alone
-  policy=scripted       the task's expert; or a run directory, random, ws://HOST:PORT
+  policy=scripted       the task's expert; or a run directory, random, ws://HOST:PORT, or play:
+                        endless skills without a goal (env=robosuite/Stack env_args.horizon=20000)
   noise=0.3 offset=[] noise_correlation=0 random_prob=0 failure_prob=0
                         how much worse the policy is made on purpose (noise=0 unless scripted)
   successes_only=true   leave failed episodes out, go on with the next index

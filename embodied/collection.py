@@ -108,7 +108,7 @@ def collect(
         settings: how many episodes of each task, which seed, how noisy.
         on_episode: told the number of each new episode, how many there will be, its success.
         format: a name of `embodied.data.FORMATS`.
-        policy: "scripted", "random", a run directory or a websocket address.
+        policy: "scripted", "play", "random", a run directory or a websocket address.
         workers: processes; the dataset does not depend on it.
         video: keep pictures as mp4, which only LeRobot's format can.
         successes_only: leave failed episodes out and go on with the next index.

@@ -66,7 +66,7 @@ def evaluate(
     """Evaluate a policy and write ledger and page.
 
     Args:
-        policy: a run directory, "scripted", "random" or a websocket address.
+        policy: a run directory, "scripted", "play", "random" or a websocket address.
         episodes: how many initial states per task.
         seed: chooses them.
         suite: a suite (`envs.suite` lists them) or an environment id; a run's own task if None.

@@ -282,3 +282,13 @@ def test_endless_jobs_are_read_a_little_ahead():
 def test_workers_that_fail_are_heard(job, error, message):
     with pytest.raises(error, match=message):
         list(in_order(Squares(), [1, 2, job, 3], 2))
+
+
+def test_play_is_recorded_without_labels(tmp_path):
+    pytest.importorskip("robosuite")
+    settings = CollectSettings(episodes=1, noise=0.0, seed=3)
+    args = {"horizon": 60}
+    dataset = collect(tmp_path / "play", "robosuite/Stack", args, settings, policy="play")
+    assert dataset.num_frames == 60
+    actions = dataset.episode(0, ["action"])["action"]
+    assert actions.std(0).min() > 0.02
