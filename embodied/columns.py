@@ -12,22 +12,17 @@ def observation_columns(observation: Any, camera: str) -> dict[str, np.ndarray]:
     """An observation by the names that datasets and policy servers know.
 
     Args:
-        observation: a state [D], a picture uint8 [H, W, 3], or a dict of such, in which the
-            pictures of several cameras may be a dict themselves.
+        observation: a state [D], a picture uint8 [H, W, 3], or a dict of such.
         camera: the name of the camera where the observation gives none.
 
     Returns:
-        `observation.images.CAMERA` for pictures, `observation.KEY` for the rest; text is left out.
+        `observation.images.CAMERA` for pictures, `observation.KEY` for the rest.
     """
     if not isinstance(observation, Mapping):
         observation = {"pixels" if is_picture(observation) else "state": observation}
     columns = {}
     for key, value in observation.items():
-        if isinstance(value, Mapping):
-            columns |= {f"observation.images.{name}": picture for name, picture in value.items()}
-        elif isinstance(value, str):
-            continue
-        elif is_picture(value):
+        if is_picture(value):
             name = camera if key == "pixels" else key.removeprefix("pixels.")
             columns[f"observation.images.{name}"] = value
         else:

@@ -23,8 +23,8 @@ class StubLibero(PointMaze):
         self._both = both
         if both:
             picture = Box(0, 255, (SIDE, SIDE, 3), np.uint8)
-            cameras = Dict({"agentview": picture, "wrist": picture})
-            self.observation_space = Dict({"state": self.observation_space, "pixels": cameras})
+            cameras = dict.fromkeys(("pixels.agentview", "pixels.wrist"), picture)
+            self.observation_space = Dict({"state": self.observation_space, **cameras})
 
     def _reset_task(self, seed):
         self.init_state = seed % STORED
@@ -40,8 +40,8 @@ class StubLibero(PointMaze):
         state = super().observation()
         if not self._both:
             return state
-        views = {"agentview": self._frame(SIDE, SIDE), "wrist": self._frame(SIDE, SIDE)[::-1]}
-        return {"state": state, "pixels": views}
+        view = self._frame(SIDE, SIDE, None)
+        return {"state": state, "pixels.agentview": view, "pixels.wrist": view[::-1]}
 
 
 def make(env_id, env_args):

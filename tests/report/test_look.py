@@ -6,6 +6,7 @@ import pytest
 
 import envs
 from embodied.cli import main
+from embodied.report.ledger import SCHEMA
 
 ID = "metaworld/reach-v3"
 
@@ -20,7 +21,13 @@ def ledger(path, renderer="egl", **options):
         "look": about["look"],
         "initial_states": "abc",
     }
-    head = {"tasks": {ID: task}, "episodes": 1, "versions": {}, "renderer": renderer}
+    head = {
+        "schema": SCHEMA,
+        "tasks": {ID: task},
+        "episodes": 1,
+        "versions": {},
+        "renderer": renderer,
+    }
     row = {"task": ID, "index": 0, "success": False}
     path.write_text(f"{json.dumps(head)}\n{json.dumps(row)}\n")
     return str(path)

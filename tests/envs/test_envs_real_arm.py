@@ -8,7 +8,7 @@ from hardware.loop import LocalLoop, Timing
 
 pytest.importorskip("mujoco")
 
-from envs.real import RealArm, ResetFailed, Scene
+from envs.real_arm import RealArm, ResetFailed, Scene
 from hardware.twin import HOME, panda_twin
 
 
