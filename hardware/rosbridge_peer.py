@@ -45,12 +45,13 @@ class Answer:
     status: int = GoalStatus.UNKNOWN
     lost: bool = False
 
-    def message(self) -> Message:
-        """Returns the values. Raises LinkLost, HardwareError."""
+    def message(self, name: str) -> Message:
+        """Returns the values. Raises LinkLost, or HardwareError if it failed."""
+        why = f"{name}: {self.values if isinstance(self.values, str) else 'it failed there'}"
         if self.lost:
-            raise LinkLost(str(self.values))
-        if not self.ok and isinstance(self.values, str) and self.values:
-            raise HardwareError(self.values)
+            raise LinkLost(why)
+        if not self.ok:
+            raise HardwareError(why)
         return self.values if isinstance(self.values, dict) else {}
 
 
@@ -108,13 +109,17 @@ class Provider:
 class _Pursuit:
     """A goal as its client sees it."""
 
-    def __init__(self, job: Work | Question | None, answer: concurrent.futures.Future) -> None:
-        self._job, self._answer = job, answer
+    def __init__(
+        self, name: str, job: Work | Question | None, answer: concurrent.futures.Future
+    ) -> None:
+        self._name, self._job, self._answer = name, job, answer
 
     def result(self, timeout: float) -> tuple[GoalStatus, Message]:
         """Waits for the end. Raises TimeoutError, LinkLost, HardwareError (refused, or failed)."""
         answer: Answer = self._answer.result(timeout)
-        return GoalStatus(answer.status), answer.message()
+        if answer.status == GoalStatus.ABORTED and not answer.values:
+            return GoalStatus.ABORTED, {}
+        return GoalStatus(answer.status), answer.message(self._name)
 
     def cancel(self) -> None:
         """Asks the server to cancel."""
@@ -198,7 +203,7 @@ class Bridge:
         """Has a question answered: `done` is called once, from any thread, maybe at once."""
         what = "service" if op["op"] == "call_service" else "action"
         if provider is None:
-            return done(Answer(False, f"nobody serves the {what} {op[what]}"))
+            return done(Answer(False, f"nobody serves this {what}"))
         if provider.execute is not None:
             return self._start(provider.execute, Work(op.get("args"), tell), done)
         number = f"{op['op']}:{op[what]}:{self._self}:{next(self._numbers)}"
@@ -216,7 +221,7 @@ class Bridge:
             question.forget()
             raise
         if not sent:
-            self._settle(number, Answer(False, "the link is lost", lost=True))
+            self._settle(number, Answer(False, "the link is down", lost=True))
             return None
         return question
 
@@ -254,7 +259,7 @@ class Bridge:
         op = {"op": "call_service", "service": service, "type": kind, "args": request}
         job = self._ask(provider, op, future.set_result)
         try:
-            return future.result(timeout).message()
+            return future.result(timeout).message(service)
         except TimeoutError:
             raise TimeoutError(f"{service} did not answer within {timeout} s") from None
         finally:
@@ -273,7 +278,7 @@ class Bridge:
         tell = self._mail.mailbox(feedback, 100).put if feedback else None
         op = {"op": "send_action_goal", "action": action, "action_type": kind, "args": goal}
         op["feedback"] = feedback is not None
-        return _Pursuit(self._ask(provider, op, future.set_result, tell), future)
+        return _Pursuit(action, self._ask(provider, op, future.set_result, tell), future)
 
     # ---- services and actions: being asked ----------------------------------------------------
 
@@ -352,7 +357,7 @@ class Bridge:
         for job in jobs:
             job.cancel()
         for number in owed:
-            self._settle(number, Answer(False, "the link was lost before the answer", lost=True))
+            self._settle(number, Answer(False, "the link broke before the answer", lost=True))
 
     def _end(self, work: Callable[[], Coroutine] | None) -> None:
         if self._closing:
