@@ -13,7 +13,7 @@ const say = (what) =>
 
 const ros = new Ros({ url });
 ros.on("error", (error) => say({ event: "error", text: String(error) }));
-ros.on("status", (status) => say({ event: "status", level: status.level, text: status.msg }));
+ros.on("status:wrong", (status) => say({ event: "status", text: status.msg }));
 await new Promise((resolve) => ros.on("connection", resolve));
 
 // Topics from the server, in every form.
@@ -61,7 +61,7 @@ steps.advertise(
 );
 const chatter = new Topic({ ros, name: "/chatter", messageType: "std_msgs/String" });
 chatter.advertise();
-new Topic({ ros, name: "/wrong_type", messageType: "std_msgs/String" }).advertise();
+ros.callOnConnection({ op: "advertise", id: "wrong", topic: "/wrong_type", type: "std_msgs/String" });
 
 say({ event: "ready" });
 const spoken = setInterval(() => chatter.publish({ data: "hello" }), 20);
