@@ -29,6 +29,8 @@ Operation: TypeAlias = dict[str, Any]
 
 MAX_SIZE = 10_000_000  # bytes of a message: rosbridge_server's default
 DEPTH, NODES = 24, 100_000  # of dicts and lists in one message; arrays count once
+NUMBERS = 2_000_000  # in one JSON message
+SMALL = 65536  # bytes; up to here a frame needs no look before it is parsed
 OPEN = 64  # messages of one peer whose fragments are still coming
 PARTS = 1000  # fragments that a message is cut into at most
 NAME = 1000  # characters of a name
@@ -230,11 +232,39 @@ def decode(frame: Frame) -> Operation:
         Malformed: it is not an operation of rosbridge.
     """
     try:
-        return _checked(json.loads(frame) if isinstance(frame, str) else _from_cbor(frame))
+        return _checked(_parsed(frame))
     except Malformed:
         raise
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise Malformed(f"not a frame of rosbridge: {error}") from error
+
+
+def _parsed(frame: Frame) -> Any:
+    """Parses a frame, unless it would take long: 10 MB of empty lists take 10 s to build."""
+    if isinstance(frame, bytes):
+        if len(frame) > SMALL:
+            _count_heads(frame)
+        return _from_cbor(frame)
+    if len(frame) > SMALL and (
+        frame.count("{") + frame.count("[") > NODES
+        or frame.count('"') > 2 * NODES
+        or frame.count(",") > NUMBERS
+    ):
+        raise Malformed(f"a message with more than {NODES} parts or {NUMBERS} numbers")
+    return json.loads(frame)
+
+
+def _count_heads(frame: bytes) -> None:
+    """Walks over CBOR's heads, which follow each other whatever the nesting, and skips blobs."""
+    at, count = 0, 0
+    while at < len(frame):
+        major, short = frame[at] >> 5, frame[at] & 31
+        width = 0 if short < 24 else 1 << (short - 24)
+        length = short if short < 24 else int.from_bytes(frame[at + 1 : at + 1 + width], "big")
+        at += 1 + width + (length if major in (2, 3) else 0)
+        count += 1
+        if short > 27 or count > NODES or at > len(frame):
+            raise Malformed(f"CBOR that is cut off, of unknown length or has over {NODES} parts")
 
 
 def _json_default(value: Any) -> Any:

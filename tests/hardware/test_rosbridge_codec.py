@@ -9,8 +9,6 @@ import math
 import numpy as np
 import pytest
 
-cbor2 = pytest.importorskip("cbor2")
-
 from hardware.rosbridge_codec import (
     OPEN,
     PARTS,
@@ -24,6 +22,8 @@ from hardware.rosbridge_codec import (
     to_png,
     typed,
 )
+
+cbor2 = pytest.importorskip("cbor2")
 
 # RFC 8746: d8 is "a tag follows", then the tag, then a byte string of that length.
 TYPED = {
@@ -152,7 +152,13 @@ MALFORMED = {
     "deeper JSON": "[" * 200_000,
     "many parts": json.dumps(publish({"a": [{}] * 100_001})),
     "protocol 0 of an unsafe format": b"cos\nsystem\n(S'true'\ntR.",
-    "protocol 4 of an unsafe format": b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01K\x02\x86\x94.",
+    "protocol 4 of an unsafe format": b"\x80\x04\x95\x05" + b"\x00" * 7 + b"K\x01K\x02\x86\x94.",
+    "many empty lists": '{"op":"publish","topic":"/t","msg":{"a":[' + "[]," * 200_000 + "1]}}",
+    "many names": json.dumps(publish({str(i): 1 for i in range(200_001)})),
+    "many numbers": json.dumps(publish({"a": [1] * 2_000_001})),
+    "many empty lists in CBOR": b"\x9a\x00\x03\x0d\x40" + b"\x80" * 200_000,
+    "a large one cut": encode(publish({"a": np.zeros(20_000)}), "cbor")[:-1],
+    "a large one of unknown length": b"\x9f" + b"\x80" * 70_000 + b"\xff",
     "cut CBOR": WHOLE[:-1],
     "half of CBOR": WHOLE[: len(WHOLE) // 2],
     "a number in CBOR": b"\x01",
@@ -174,6 +180,14 @@ MALFORMED = {
     "a set": tag(258, [1, 2]),
     "an undefined value": b"\xa3\x62op\x67publish\x65topic\x62/t\x63msg\xa1\x61a\xf7",
 }
+
+
+def test_large_messages_pass():
+    image = np.arange(600_000, dtype=np.uint8)
+    for frame in (encode(publish({"data": image}), "cbor"), encode(publish({"data": image}))):
+        assert typed(decode(frame)["msg"], "sensor_msgs/Image")["data"] == image.tobytes()
+    numbers = decode(encode(publish({"data": image.tolist()})))["msg"]
+    assert typed(numbers, "sensor_msgs/Image")["data"] == image.tobytes()
 
 
 @pytest.mark.parametrize("frame", MALFORMED.values(), ids=MALFORMED)

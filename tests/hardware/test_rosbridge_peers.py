@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("websockets")
-pytest.importorskip("cbor2")
-
 from hardware.errors import HardwareError
 from hardware.rosbridge import RosbridgeServer, RosbridgeWire
 from hardware.wire import LATCHED, GoalStatus
+
+pytest.importorskip("websockets")
+pytest.importorskip("cbor2")
 
 JOINTS, TEXT = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
 PATIENCE = 5.0  # s
