@@ -263,7 +263,8 @@ class Link:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self._socket.close_code in (1002, 1007, 1009):  # broken, not UTF-8, too big
+            sent = self._socket.protocol.close_sent
+            if sent and sent.code in (1002, 1007, 1009):  # broken, not UTF-8, too big
                 self._counts["malformed"] += 1
 
     async def close(self) -> None:
