@@ -105,13 +105,13 @@ def _checked(op: Any) -> Operation:
     for name in required:
         if name not in op:
             raise Malformed(f"{op['op']}: `{name}` is missing")
-    for name, types in _TYPES.items():
-        if name in op and type(op[name]) not in types:
-            raise Malformed(f"{op['op']}: `{name}` is of type {type(op[name]).__name__}")
-        if name in _NAMES and len(str(op.get(name, ""))) > NAME:
+    for name, value in op.items():
+        types = _TYPES.get(name)
+        if types and type(value) not in types:
+            raise Malformed(f"{op['op']}: `{name}` is of type {type(value).__name__}")
+        if name in _NAMES and len(str(value)) > NAME:
             raise Malformed(f"{op['op']}: `{name}` is longer than {NAME} characters")
-    for name in _NUMBERS & op.keys():
-        if not math.isfinite(op[name]):
+        if types is _NUMBER and not math.isfinite(value):
             raise Malformed(f"{op['op']}: `{name}` is not finite")
     if op["op"] == "publish" and type(op["msg"]) is not dict:
         raise Malformed("publish: `msg` is not an object")
@@ -121,7 +121,6 @@ def _checked(op: Any) -> Operation:
     return op
 
 
-_NUMBERS = {name for name, types in _TYPES.items() if types is _NUMBER}
 _NAMES = {"id", *(name for name, types in _TYPES.items() if types is _TEXT)} - {"data"}
 _ARRAY = {int, float, type(None)}
 _SCALAR = {str, bool, int, float, bytes}

@@ -6,7 +6,6 @@ roslib is looked for in the folder that $EMBODIED_ROSLIB names (the one that hol
 
 import json
 import os
-import queue
 import shutil
 import subprocess
 import threading
@@ -19,27 +18,9 @@ import pytest
 from hardware.errors import HardwareError
 from hardware.rosbridge import RosbridgeServer, RosbridgeWire
 from hardware.wire import LATCHED, GoalStatus
+from tests.hardware.rosbridge_support import JOINTS, PATIENCE, STATE, TEXT, Inbox, until
 
-pytest.importorskip("websockets")
-pytest.importorskip("cbor2")
-
-JOINTS, TEXT = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
-PATIENCE = 5.0  # s
-STATE = {
-    "header": {"stamp": {"sec": 12, "nanosec": 34}, "frame_id": "base"},
-    "name": [f"joint{i}" for i in range(1, 8)],
-    "position": np.linspace(-1, 1, 7),
-    "velocity": np.full(7, 0.25),
-    "effort": np.array([np.nan] + 6 * [1.5]),
-}
 FLAT = {name: np.asarray(STATE[name]).tolist() for name in ("name", "position", "velocity")}
-
-
-def until(condition, what):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.002)
 
 
 def count(goal):
@@ -83,12 +64,12 @@ class TestRoslibpy:
     def test_a_topic_reaches_it(self, server, ros):
         import roslibpy
 
-        heard = queue.Queue()
+        heard = Inbox()
         topic = roslibpy.Topic(ros, "/joint_states", "sensor_msgs/JointState")
         topic.subscribe(heard.put)
         until(lambda: server.listeners("/joint_states"), "its subscription")
         server.publisher("/joint_states", JOINTS)(STATE)
-        message = heard.get(timeout=PATIENCE)
+        message = heard.next()
         assert {name: message[name] for name in FLAT} == FLAT
         assert message["header"] == STATE["header"]
         assert message["effort"] == [None] + 6 * [1.5]
@@ -99,21 +80,21 @@ class TestRoslibpy:
         import roslibpy
 
         server.publisher("/description", TEXT, LATCHED)({"data": "<robot/>"})
-        heard = queue.Queue()
+        heard = Inbox()
         roslibpy.Topic(ros, "/description", "std_msgs/String").subscribe(heard.put)
-        assert heard.get(timeout=PATIENCE) == {"data": "<robot/>"}
+        assert heard.next() == {"data": "<robot/>"}
 
     def test_its_topic_reaches_us_and_other_clients(self, server, ros):
         import roslibpy
 
-        heard, relayed = queue.Queue(), queue.Queue()
-        server.subscribe("/target", JOINTS, lambda message, stamp: heard.put(message))
+        heard, relayed = Inbox(), Inbox()
+        server.subscribe("/target", JOINTS, heard)
         other = RosbridgeWire(server.url)
-        other.subscribe("/target", JOINTS, lambda message, stamp: relayed.put(message))
+        other.subscribe("/target", JOINTS, relayed)
         until(lambda: server.listeners("/target"), "the other's subscription")
         topic = roslibpy.Topic(ros, "/target", "sensor_msgs/JointState")
         topic.publish(roslibpy.Message(FLAT))
-        for message in (heard.get(timeout=PATIENCE), relayed.get(timeout=PATIENCE)):
+        for message in (heard.next(), relayed.next()):
             assert message["name"] == STATE["name"]
             np.testing.assert_array_equal(message["position"], STATE["position"])
         other.close()
@@ -124,10 +105,10 @@ class TestRoslibpy:
         service = roslibpy.Service(ros, "/add", "demo/Add")
         answer = service.call(roslibpy.ServiceRequest({"a": 2, "b": 3}), timeout=PATIENCE)
         assert answer["sum"] == 5
-        errors = queue.Queue()
+        errors = Inbox()
         service = roslibpy.Service(ros, "/refuse", "demo/Add")
         service.call(roslibpy.ServiceRequest({}), errors.put, lambda text: errors.put(text))
-        assert "never works" in errors.get(timeout=PATIENCE)
+        assert "never works" in errors.next()
 
     def test_it_calls_another_clients_service(self, server, ros):
         import roslibpy
@@ -162,18 +143,18 @@ class TestRoslibpy:
     def test_its_goals_are_executed_and_cancelled(self, server, ros):
         import roslibpy
 
-        results, feedback = queue.Queue(), queue.Queue()
+        results, feedback = Inbox(), Inbox()
         client = roslibpy.ActionClient(ros, "/count", "demo/Count")
         client.send_goal(roslibpy.Goal({"to": 3}), results.put, feedback.put, results.put)
-        result = results.get(timeout=PATIENCE)
+        result = results.next()
         assert result["values"] == {"counted": 3}
         assert result["status"].value == GoalStatus.SUCCEEDED
-        assert [feedback.get(timeout=PATIENCE)["at"] for _ in range(3)] == [0, 1, 2]
+        assert [feedback.next()["at"] for _ in range(3)] == [0, 1, 2]
         client = roslibpy.ActionClient(ros, "/endless", "demo/Count")
         goal = client.send_goal(roslibpy.Goal({}), results.put, feedback.put, results.put)
-        feedback.get(timeout=PATIENCE)
+        feedback.next()
         client.cancel_goal(goal)
-        assert results.get(timeout=PATIENCE)["status"].value == GoalStatus.CANCELED
+        assert results.next()["status"].value == GoalStatus.CANCELED
 
     def test_it_never_sent_what_we_call_malformed(self, server, ros):
         assert server.counts["malformed"] == server.counts["fault"] == 0
@@ -242,9 +223,9 @@ class TestRoslib:
         assert abs(event["msg"]["secs"] - time.time()) < 60 and 0 <= event["msg"]["nsecs"] < 1e9
 
     def test_its_topic_reaches_us(self, server, peer):
-        heard = queue.Queue()
-        server.subscribe("/chatter", TEXT, lambda message, stamp: heard.put(message))
-        assert heard.get(timeout=PATIENCE) == {"data": "hello"}
+        heard = Inbox()
+        server.subscribe("/chatter", TEXT, heard)
+        assert heard.next() == {"data": "hello"}
 
     def test_it_calls_our_services_and_actions(self, peer):
         assert peer.wait("added") == {"values": {"sum": 5}}
@@ -258,12 +239,12 @@ class TestRoslib:
         until(lambda: "/steps" in server._actions and "/double" in server._services, "them")
         for wire in (server, ours):
             assert wire.call("/double", "demo/srv/Double", {"value": 4}, PATIENCE) == {"value": 8}
-            heard = queue.Queue()
+            heard = Inbox()
             goal = wire.send_goal("/steps", "demo/action/Steps", {"steps": 5}, heard.put)
             assert goal.result(PATIENCE) == (GoalStatus.SUCCEEDED, {"done": 5})
-            assert heard.get(timeout=PATIENCE) == {"at": 1}
+            assert heard.next() == {"at": 1}
             goal = wire.send_goal("/steps", "demo/action/Steps", {"forever": True}, heard.put)
-            heard.get(timeout=PATIENCE)
+            heard.next()
             goal.cancel()
             assert goal.result(PATIENCE) == (GoalStatus.CANCELED, {"done": 0})
             with pytest.raises(HardwareError, match="/broken"):
