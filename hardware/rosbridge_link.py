@@ -334,7 +334,7 @@ class Link:
             await asyncio.sleep(self._alive / 10)
             silent = time.monotonic() - self._socket.heard
             if silent > 0.8 * self._alive:
-                self._abort(f"silent for {silent:.1f} s")
+                self._abort(f"was silent for {silent:.1f} s")
             elif silent > 0.2 * self._alive and (ping is None or ping.done()):
                 ping = asyncio.create_task(self._guard(self._ping()))
 
