@@ -66,7 +66,7 @@ class RobosuiteSim(MujocoSimEnv):
 
     @property
     def stepping(self) -> str:
-        """"lean", or "package" if that was asked for or this configuration needs it."""
+        """ "lean", or "package" if that was asked for or this configuration needs it."""
         return "package" if self._lean is None else "lean"
 
     def _initialize_sim(self, xml_string: str | None = None) -> None:
@@ -103,7 +103,8 @@ class RobosuiteSim(MujocoSimEnv):
             return None
         from envs import robosuite_lean
 
-        return None if robosuite_lean.obstacle(self._sim) else robosuite_lean.LeanStepping(self._sim)
+        possible = not robosuite_lean.obstacle(self._sim)
+        return robosuite_lean.LeanStepping(self._sim) if possible else None
 
     def _prepare_reset(self) -> None:
         """Puts right what the package's reset does not."""

@@ -1,13 +1,13 @@
-"""Stepping of robosuite 1.4 and LIBERO without what the package computes twice, the same to the bit.
+"""Steps robosuite 1.4 and LIBERO without what the package computes twice, the same to the bit.
 
-A control step of the package is 25 simulation steps of 2 ms. In each it evaluates the whole forward
-dynamics three times, rebuilds its limits and name look-ups, and asks every sensor whether it is due.
-Here each simulation step computes only what the physics depends on:
+A control step of the package is 25 simulation steps of 2 ms. In each it evaluates the forward
+dynamics three times, rebuilds its limits and name look-ups, and asks every sensor whether it is
+due. Here a simulation step computes only what the physics depends on:
 
-- `mj_forward`, called again in one state, changes nothing but the solver's warm start. So positions,
-  velocities and contacts are computed once, and only the solver runs as often as in the package.
-  (Leaving out those calls too changes the last bit of an acceleration; after 200 steps with contacts
-  that has grown to 1e-4 or more.)
+- `mj_forward`, called again in one state, changes nothing but the solver's warm start. So
+  positions, velocities and contacts are computed once, and only the solver runs as often as in the
+  package. (Without those runs the last bit of an acceleration differs; 200 steps with contacts
+  later, that has grown to 1e-4 and more.)
 - the torque is computed in compiled code (`envs.osc`).
 - observables are asked only when their clock says that they are due.
 
@@ -55,6 +55,8 @@ def obstacle(env: Any) -> str:
             return f"its controller is {controller.name}"
         if controller.interpolator_pos is not None or controller.interpolator_ori is not None:
             return "its controller interpolates between goals"
+        if not osc.same_products(env.sim.model._model.nv):
+            return "numpy and numba multiply with libraries that round differently"
     enabled = [item for item in env._observables.values() if item.is_enabled()]
     clocks = {(i._time_since_last_sample, i._sampling_timestep, i._sampled) for i in enabled}
     if len(clocks) != 1 or any(item._delayer is not NO_DELAY for item in enabled):
@@ -107,22 +109,32 @@ class LeanStepping:
             clock._sampling_timestep,
             clock._sampled,
         )
-        velocities_done = mujoco.mjtStage.mjSTAGE_VEL
-        for number in range(self._steps):
-            mujoco.mj_step1(model, data)
-            # The package's mj_forward; the controls are still those of the step before.
-            mujoco.mj_forwardSkip(model, data, velocities_done, number > 0)
-            for arm in arms:
-                if arm.reads():  # mj_forward again, now with the controls of the arm before
-                    mujoco.mj_forwardSkip(model, data, velocities_done, number > 0)
-                arm.control() if number else arm.start()
-            mujoco.mj_step2(model, data)
-            since += dt
-            if not sampled and since <= period:
-                self._sample()
-                sampled = True
-            if since >= period:
-                since, sampled = since % period, False
+        option, flags = model.opt, model.opt.disableflags
+        without_sensors = flags | mujoco.mjtDisableBit.mjDSBL_SENSOR
+        try:
+            for number in range(self._steps):
+                since += dt
+                due = not sampled and since <= period
+                heard = due or number in (0, self._steps - 1)
+                option.disableflags = flags if heard else without_sensors
+                mujoco.mj_step1(model, data)
+                # The package's mj_forward; the controls are still those of the step before.
+                mujoco.mj_forwardSkip(model, data, _VELOCITIES_DONE, False)
+                for arm in arms:
+                    if arm is not arms[0] or not number:  # again, with the arm before in motion
+                        if arm.reads():
+                            mujoco.mj_forwardSkip(model, data, _VELOCITIES_DONE, False)
+                    else:
+                        mujoco.mj_fwdConstraint(model, data)
+                    arm.control() if number else arm.start()
+                mujoco.mj_step2(model, data)
+                if due:
+                    self._sample()
+                    sampled = True
+                if since >= period:
+                    since, sampled = since % period, False
+        finally:
+            option.disableflags = flags
         for item in self._timed:
             item._time_since_last_sample, item._sampled = since, sampled
         for arm in arms:
@@ -162,35 +174,26 @@ class _Arm:
         self._robot, self._model, self._data = robot, sim.model._model, sim.data._data
         self._controller = controller = robot.controller
         self.action_dim, self.action = robot.action_dim, np.zeros(0)
-        data = self._data
+        model, data = self._model, self._data
         self._site = sim.model.site_name2id(controller.eef_name)
         self._position = data.site_xpos[self._site]
         self._rotation = data.site_xmat[self._site].reshape(3, 3)
-        self._jac = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
-        self._velocity = np.zeros(6)
+        self._jac = np.zeros((3, model.nv)), np.zeros((3, model.nv))
         dofs, count = np.array(controller.qvel_index), len(controller.qvel_index)
-        self._measured = (
-            *self._jac,
-            data.qM,
-            _inertia_places(self._model, dofs),
-            data.qpos,
-            data.qvel,
-            np.array(controller.qpos_index),
-            dofs,
-            self._position,
-            self._rotation,
-            self._velocity,
-        )
-        shapes = ((2, count), (6, count), (3, count), (3, count), (count, count))
-        self._read = tuple(np.zeros(shape, order="F") for shape in shapes)
-        self._force, self._wrench = np.zeros(6), np.zeros(6)
-        self._inertias = tuple(np.zeros((side, side), order="F") for side in (6, 3, 3))
-        self._null, self._torques = np.zeros(count), np.zeros(count)
         self._motors = np.array(robot._ref_joint_actuator_indexes)
-        limits = (limit.copy() for limit in robot.torque_limits)
-        self._out = data.ctrl, self._torques, data.qfrc_bias, self._null, dofs, *limits, self._motors
+        self._simulation = (
+            *self._jac,
+            *(data.qM, data.qpos, data.qvel, data.qfrc_bias),
+            *(self._position, self._rotation, data.ctrl),
+            *(np.array(controller.qpos_index), dofs, _inertia_places(model, dofs)),
+            *(self._motors, np.array(robot.torque_limits)),
+        )
+        self._velocity, self._joints = np.zeros(6), np.zeros((2, count))
+        self._jacobian = np.zeros((6, count), order="F")  # the package's arrays come to be so
+        self._mass = np.zeros((count, count), order="F")
+        self._torques = np.zeros(count)
+        self._results = self._velocity, self._joints, self._jacobian, self._mass, self._torques
         self._gripper = _Gripper(robot, sim)
-        model = self._model
         sensors = (robot.gripper.important_sensors[name] for name in ("force_ee", "torque_ee"))
         starts = [model.sensor_adr[sim.model.sensor_name2id(name)] for name in sensors]
         self._forces = [data.sensordata[start : start + 3] for start in starts]
@@ -213,11 +216,12 @@ class _Arm:
         controller.new_update = True
         self._begin()
         self.control()
-        robot.recent_qpos.push(self._read[0][0])
+        robot.recent_qpos.push(self._joints[0])
         robot.recent_actions.push(self.action)
         robot.recent_torques.push(self._data.ctrl[self._motors])
         robot.recent_ee_forcetorques.push(np.concatenate(self._forces))
-        robot.recent_ee_pose.push(np.concatenate((controller.ee_pos, mat2quat(controller.ee_ori_mat))))
+        quaternion = mat2quat(controller.ee_ori_mat)
+        robot.recent_ee_pose.push(np.concatenate((controller.ee_pos, quaternion)))
         robot.recent_ee_vel.push(self._velocity)
         robot.recent_ee_vel_buffer.push(self._velocity)
         recent = robot.recent_ee_vel_buffer.buf
@@ -230,55 +234,40 @@ class _Arm:
     def _begin(self) -> None:
         """Takes over goal and gains; an episode's restored state may have replaced the arrays."""
         controller = self._controller
-        self._plan = (
-            *self._measured,
+        self._gripper.begin(self.action[controller.control_dim :])
+        self._arguments = (
+            *self._simulation,
             np.array(controller.goal_pos, np.float64),
             np.array(controller.goal_ori, np.float64, order="C"),
             np.array((controller.kp, controller.kd), np.float64),
             controller.initial_joint,
-            *self._read,
-            self._force,
-            *self._inertias,
-            self._null,
+            controller.uncoupling,
+            *self._gripper.arguments,
+            *self._results,
         )
-        force, wrench, (full, linear, angular) = self._force, self._wrench, self._inertias
-        if controller.uncoupling:
-            self._pull = (
-                (linear.dot, force[:3], wrench[:3]),
-                (angular.dot, force[3:], wrench[3:]),
-            )
-        else:
-            self._pull = ((full.dot, force, wrench),)
-        self._gripper.begin(self.action[controller.control_dim :])
-        self._drive = (*self._out, *self._gripper.arguments)
 
     def control(self) -> None:
         """Reads the simulation and sets the controls of this simulation step."""
-        jac, velocity = self._jac, self._velocity
-        mujoco.mj_jacSite(self._model, self._data, *jac, self._site)
-        jac[0].dot(self._data.qvel, velocity[:3])
-        jac[1].dot(self._data.qvel, velocity[3:])
-        osc.plan(*self._plan)
-        for product, vector, out in self._pull:
-            product(vector, out)
-        self._read[1].T.dot(self._wrench, self._torques)
-        osc.drive(*self._drive)
+        mujoco.mj_jacSite(self._model, self._data, *self._jac, self._site)
+        osc.control(*self._arguments)
         self._gripper.move()
 
     def finish(self) -> None:
         """Leaves the package's objects as its own code would have."""
         robot, controller = self._robot, self._controller
-        (position, velocity), *matrices = self._read
         controller.ee_pos, controller.ee_ori_mat = self._position.copy(), self._rotation.copy()
         controller.ee_pos_vel, controller.ee_ori_vel = self._velocity.copy().reshape(2, 3)
-        controller.joint_pos, controller.joint_vel = position.copy(), velocity.copy()
-        matrices = [matrix.copy("F") for matrix in matrices]
-        controller.J_full, controller.J_pos, controller.J_ori, controller.mass_matrix = matrices
+        controller.joint_pos, controller.joint_vel = self._joints.copy()
+        controller.J_full, controller.mass_matrix = self._jacobian.copy("F"), self._mass.copy("F")
+        controller.J_pos, controller.J_ori = (
+            half.copy("F") for half in (self._jacobian[:3], self._jacobian[3:])
+        )
         controller.torques = self._torques.copy()
         robot.torques = self._data.ctrl[self._motors]
         self._gripper.finish()
 
 
+_VELOCITIES_DONE = mujoco.mjtStage.mjSTAGE_VEL
 _TENTHS = np.full(10, 0.1)  # the package averages the last ten accelerations
 
 
@@ -293,15 +282,15 @@ class _Gripper:
     """A gripper's command, which changes in each simulation step.
 
     Attributes:
-        arguments: what `osc.drive` needs; empty arrays if the package's code moves the gripper.
+        arguments: what `osc.control` needs; empty arrays if the package's code moves the gripper.
     """
 
     def __init__(self, robot: Any, sim: Any) -> None:
         self._model, self._ctrl = robot.gripper, sim.data._data.ctrl
         self._motors = np.array(robot._ref_joint_gripper_actuator_indexes or [], np.int64)
         ranges = sim.model._model.actuator_ctrlrange[self._motors]
-        self._centre = 0.5 * (ranges[:, 1] + ranges[:, 0])
-        self._reach = 0.5 * (ranges[:, 1] - ranges[:, 0])
+        halves = 0.5 * (ranges[:, 1] + ranges[:, 0]), 0.5 * (ranges[:, 1] - ranges[:, 0])
+        self._range = np.array(halves)
         self._direction = _DIRECTIONS.get(type(self._model).__name__)
 
     def begin(self, action: np.ndarray) -> None:
@@ -310,15 +299,15 @@ class _Gripper:
         if self._direction:
             self._command = np.array(self._model.current_action)
             change = np.array(self._direction) * self._model.speed * np.sign(action)
-            self.arguments = self._command, change, self._centre, self._reach, self._motors
+            self.arguments = self._command, change, self._motors, self._range
         else:
-            self.arguments = (*3 * [np.zeros(0)], np.zeros(0), np.zeros(0, np.int64))
+            self.arguments = np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros((2, 0))
 
     def move(self) -> None:
-        """Sets the motors, unless `osc.drive` does."""
+        """Sets the motors, unless `osc.control` does."""
         if not self._direction and len(self._motors):
             command = self._model.format_action(self._action)
-            self._ctrl[self._motors] = self._centre + self._reach * command
+            self._ctrl[self._motors] = self._range[0] + self._range[1] * command
 
     def finish(self) -> None:
         """Leaves the command where the package keeps it."""
