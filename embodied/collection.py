@@ -150,7 +150,7 @@ def collect(
                 stopped = True  # closing finishes the file, which takes a moment
     if stopped:
         raise KeyboardInterrupt(
-            f"{sum(plan.kept.values())} of {total} episodes are saved in {root}; the same command "
+            f"{writer.num_episodes} of {total} episodes are saved in {root}; the same command "
             "goes on"
         )
     return data.formats.named(format).open(root, verify=False)

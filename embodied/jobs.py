@@ -12,6 +12,7 @@ import signal
 import traceback
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -160,6 +161,7 @@ class _Crew:
 @contextmanager
 def _no_interrupts() -> Generator[None, None, None]:
     """Processes begun here never see Ctrl-C, this one sees it at the end."""
+    resource_tracker.ensure_running()  # its start, at the first process, would lift the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -237,6 +237,8 @@ class Squares:
     """Work that squares; some numbers end badly."""
 
     def __call__(self, job):
+        if job == "pid":
+            return os.getpid()
         if job == 13:
             raise UserError("13 brings bad luck")
         if job == 14:
@@ -289,3 +291,27 @@ def test_play_is_recorded_without_labels(tmp_path):
     assert dataset.num_frames == 60
     actions = dataset.episode(0, ["action"])["action"]
     assert actions.std(0).min() > 0.02
+
+
+def test_workers_do_not_hear_ctrl_c():
+    """It goes to every process of a terminal; only the parent acts on it."""
+    code = (
+        "import os, signal\n"
+        "from embodied.jobs import in_order\n"
+        "from tests.data.test_collection import Squares\n"
+        "if __name__ == '__main__':\n"
+        "    found = in_order(Squares(), ['pid', 1, 'pid', 2, 'pid', 3], 2)\n"
+        "    for job, value in found:\n"
+        "        job == 'pid' and os.kill(value, signal.SIGINT)\n"
+        "    print('whole')"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(  # a process that has begun no other yet
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("whole\n", "")
