@@ -94,7 +94,7 @@ def expert(env: Any) -> Expert:
         env: an environment or vector environment from `envs.make` or `envs.make_vec`.
 
     Raises:
-        UnknownTask: its suite has none (dm_control).
+        UnknownTask: its suite has none (dm_control), or its goal needs what no skill does.
     """
     env = env.unwrapped
     suite, task = env.identity["id"].split("/", 1)
@@ -106,7 +106,7 @@ def expert(env: Any) -> Expert:
         env = getattr(env, "envs", [env])[0]
         return SkillExpert(env, libero_expert.planner(env))
     raise UnknownTask(
-        f"{env.identity['id']} has no scripted expert; Meta-World and the maze have one. "
+        f"{env.identity['id']} has no scripted expert; Meta-World, LIBERO and the maze have one. "
         "Collect its data with a trained policy."
     )
 
