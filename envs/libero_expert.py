@@ -23,7 +23,7 @@ _RIM = (
     "white_bowl",
     "porcelain_mug",
     "red_coffee_mug",
-    "white_yellow",
+    "white_yellow_mug",
 )
 _KNOB = ("moka_pot",)  # on the lid
 _PUSHED = ("plate",)  # not lifted to a place on the table
@@ -186,7 +186,7 @@ def _grasps(arm: Arm, name: str) -> list[Grasp]:
         wrist = position + grasp.offset - 0.2 * grasp.rotation[:, 2]
         stretched = max(0.0, float(np.linalg.norm(wrist - shoulder)) - 0.65)
         turned = float(np.linalg.norm(skills.turn(arm.rotation, grasp.rotation)))
-        return 1.0 * crowded + 80.0 * stretched + turned + grasp.oddness
+        return crowded + 80.0 * stretched + turned + grasp.oddness
 
     return sorted(options, key=cost)
 
@@ -323,7 +323,7 @@ def _destination(arm: Arm, name: str, target: str) -> np.ndarray:
         half = np.abs(rotation @ arm.env._model.site(target).size)
         sharing = [goal[1] for goal in arm.sim.parsed_problem["goal_state"] if target in goal]
         place = (sharing.index(name) + 0.5) / len(sharing) - 0.5  # side by side
-        site[0] += 1.2 * half[0] * place
+        site[0] += (1.2 if half[2] > 0.01 else 2.4) * half[0] * place
         floor = site[2] + half[2]
         if region := _region(arm, target):
             around = _boxes(arm, arm.env._model.body(region).name)

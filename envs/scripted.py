@@ -94,7 +94,7 @@ def expert(env: Any) -> Expert:
         env: an environment or vector environment from `envs.make` or `envs.make_vec`.
 
     Raises:
-        UnknownTask: its suite has none (dm_control), or its task, robot or controller.
+        UnknownTask: its suite has none (dm_control), or none for its task, robot or controller.
     """
     env = env.unwrapped
     suite, task = env.identity["id"].split("/", 1)
