@@ -120,9 +120,13 @@ class PlayExpert:
         action[:-1] += self._noise * self._rng.standard_normal(len(action) - 1)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
+    def look(self) -> dict[str, float]:
+        """The quantities that the scene's skills change, now."""
+        return self.scene.look(self._arm)
+
     def _watch(self) -> None:
         """Counts the present skill when it is first seen to be achieved."""
-        if self._skills[self._doing].achieved(self._before, self.scene.look(self._arm)):
+        if self._skills[self._doing].achieved(self._before, self.look()):
             self.tally[self._doing][1] += 1
             self._doing = ""
 
@@ -140,7 +144,7 @@ class PlayExpert:
         skill = afforded[rng.integers(len(afforded))]
         if again in [each.name for each in afforded]:
             skill = self._skills[again]
-        self._doing, self._before = skill.name, self.scene.look(arm)
+        self._doing, self._before = skill.name, self.look()
         self.tally[skill.name][0] += 1
         plan = _paced(skill.plan(arm, rng), rng.uniform(*settings.speed))
         fate = rng.random()

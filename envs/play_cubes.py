@@ -203,7 +203,7 @@ class Cube:
 
         def plan(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
             far = next(x for x in (0.12, 0.08, 0.05) if self._may_push(arm, way, x) or x == 0.05)
-            return self._push(arm, rng, way, rng.uniform(0.05, max(far, 0.051)))
+            return self._push(arm, rng, way, rng.uniform(0.05, far))
 
         def achieved(before: Look, now: Look) -> bool:
             moved = [now[f"{self.name}.{axis}"] - before[f"{self.name}.{axis}"] for axis in "xy"]
@@ -273,9 +273,8 @@ class Cube:
 
         def affords(arm: Arm) -> bool:
             at = other.pose(arm)[0]
-            return (
-                self.held(arm) and in_zone(at, 0.05) and abs(at[2] - TABLE - other.half[2]) < 0.01
-            )
+            lies = abs(at[2] - TABLE - other.half[2]) < 0.01
+            return lies and in_zone(at, 0.05) and (self.held(arm) or self._movable(arm))
 
         def plan(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
             base = other.pose(arm)[0] + (other.half[2] + self.box.half[2] + 0.004) * UP
