@@ -6,6 +6,7 @@ other side, 60 s with rmw_zenoh. So each neighbour is asked several times a seco
 that only it can answer, and when it stays silent the session is opened anew.
 """
 
+import atexit
 import json
 import logging
 import threading
@@ -92,6 +93,7 @@ class Link:
         self._heard = dict.fromkeys(self._neighbours(), time.monotonic())
         self._thread = threading.Thread(target=self._watch, name="zenoh link", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread that still waits in Zenoh at exit aborts the process
 
     @property
     def up(self) -> bool:
@@ -119,7 +121,8 @@ class Link:
 
         def undo() -> None:
             with self._lock:
-                _, take_back = self._declared.pop(key, (None, lambda: None))
+                _, take_back = self._declared.pop(key, (None, None))
+            if take_back:
                 take_back()
 
         return undo
@@ -127,13 +130,12 @@ class Link:
     def close(self) -> None:
         """Takes back all that was declared, and closes the session."""
         self._closed.set()
+        atexit.unregister(self.close)
         self._thread.join()
         with self._lock:
-            for _, take_back in self._declared.values():
-                take_back()
-            self._declared.clear()
-            self._heard.clear()
-            self.session.close()
+            declared, self._declared = list(self._declared.values()), {}
+            self._heard = {}
+        _discard(self.session, [take_back for _, take_back in declared])
 
     # --- the watch ------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
 import dataclasses
+import socket
 
 import numpy as np
 import pytest
@@ -65,3 +66,15 @@ def rig(tmp_path):
         return Rig(options.pop("folder", tmp_path / "latch"), **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """A function that returns a TCP port of loopback which nobody listens at."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
