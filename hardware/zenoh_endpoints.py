@@ -18,8 +18,8 @@ from hardware import cdr
 from hardware.errors import HardwareError, LinkLost
 from hardware.messages import MessageError
 from hardware.wire import Message, Qos, Receiver, Undo
-from hardware.zenoh_link import PATIENCE, Link, zenoh
-from hardware.zenoh_names import Attachment, Node, data_key, gid, read_attachment, tokens
+from hardware.zenoh_link import Link, zenoh
+from hardware.zenoh_names import Attachment, Node, data_key, gid, read_attachment
 
 WAITING = 64
 """Calls that wait for a service; further ones push out the oldest, which then fail."""
@@ -307,15 +307,9 @@ class Client:
                     raise TimeoutError(self._late(timeout)) from None
 
     def _wait_for_server(self, deadline: float, timeout: float) -> None:
-        servers = tokens(
-            self._context.domain, "SS", self._at.name, self._at.kind, self._at.type_hash
-        )
         while True:
             self._context.link.require()
-            # A client of a peer is told that there is a match when there is none, and some servers
-            # show their token before they can be asked: so both are awaited.
-            found = self._session.liveliness().get(servers, timeout=PATIENCE)
-            if any([reply.ok is not None for reply in found]) and self._querier.matching_status:
+            if self._querier.matching_status.matching:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(
