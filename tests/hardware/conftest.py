@@ -78,3 +78,31 @@ def free_port():
             return probe.getsockname()[1]
 
     return find
+
+
+@pytest.fixture
+def endpoint(free_port):
+    return f"tcp/127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def open_wire():
+    """A function that opens a Zenoh wire, which is closed at the end."""
+    from hardware.zenoh_ros import ZenohWire
+
+    wires = []
+
+    def make(*given, **options):
+        wires.append(ZenohWire(*given, **options))
+        return wires[-1]
+
+    yield make
+    for wire in reversed(wires):
+        wire.close()
+
+
+@pytest.fixture
+def pair(open_wire, endpoint):
+    """A robot's wire and a policy's."""
+    robot = open_wire((), listen=[endpoint], node="robot")
+    return robot, open_wire([endpoint], node="policy")

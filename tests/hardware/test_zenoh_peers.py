@@ -21,6 +21,7 @@ from hardware import cdr, pictures
 from hardware import messages as m
 from hardware.wire import LATCHED, SENSOR
 from hardware.zenoh_ros import ZenohWire
+from tests.hardware.wires import until
 
 PYTHON = os.environ.get("EMBODIED_ROS_PEERS_PYTHON")
 HASH = "RIHS01_a13ee3a330e346c9d87b5aa18d24e11690752bd33a0350f11c5882bc9179260e"
@@ -66,13 +67,6 @@ def graph(peer, free_port):
     with ZenohWire((), listen=[f"tcp/127.0.0.1:{port}"], node="ours") as wire:
         peer("open", port=port)
         yield wire
-
-
-def until(condition, limit=10.0):
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 def state(i=0.0):
