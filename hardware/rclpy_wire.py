@@ -8,7 +8,7 @@ Jazzy. Try it against your graph with an arm that is off, or in simulation, befo
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from hardware.errors import HardwareError, LinkLost
 from hardware.rclpy_messages import fill, interface, read
@@ -46,12 +46,6 @@ class RclpyWire:
         self._thread = threading.Thread(target=self._executor.spin, name="rclpy", daemon=True)
         self._thread.start()
         self._clients: dict[tuple[str, str], Any] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def connected(self) -> bool:

@@ -86,7 +86,7 @@ def test_topics_both_ways(pair):
     command = policy.publisher("/command", m.TRAJECTORY)
     arrived(lambda: command(path), commands)
     assert m.read_trajectory(commands[0], ["a"])[1].tolist() == [[1.0]]
-    assert robot.connected and policy.connected
+    until(lambda: robot.connected and policy.connected)
     assert not robot.dropped and not policy.dropped
 
 
