@@ -11,14 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hardware import cdr
 from hardware.errors import HardwareError, LinkLost
 from hardware.messages import MessageError
 from hardware.wire import Message, Qos, Receiver, Undo
-from hardware.zenoh_link import PATIENCE, Link, zenoh
-from hardware.zenoh_names import Attachment, Node, data_key, gid, read_attachment, tokens
+from hardware.zenoh_link import Link, zenoh
+from hardware.zenoh_names import Attachment, Node, data_key, gid, read_attachment
 
 WAITING = 64
 """Calls that wait for a service; further ones push out the oldest, which then fail."""
@@ -131,7 +132,7 @@ class Publisher:
         token = self._at.token(self._context.identity(session))
         with self._lock:
             self._publisher, self._gid = made, gid(token)
-        return together(session.liveliness().declare_token(token), made)
+        return together(session.liveliness().declare_token(token).undeclare, made.undeclare)
 
     def __call__(self, message: Message) -> None:
         """Publishes now or never; raises LinkLost, MessageError."""
@@ -170,11 +171,12 @@ class Subscription:
         else:
             made = session.declare_subscriber(key, newest)
         ended = threading.Event()
-        threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(made.handler, ended), name=self._at.name, daemon=True
-        ).start()
+        )
+        thread.start()
         token = session.liveliness().declare_token(self._at.token(self._context.identity(session)))
-        return together(ended, token, made)
+        return together(ended.set, token.undeclare, made.undeclare, partial(_join, thread))
 
     def _run(self, samples: Any, ended: threading.Event) -> None:
         while (sample := received(samples)) and not ended.is_set():
@@ -222,11 +224,12 @@ class Server:
         made = session.declare_queryable(
             self._key, zenoh().handlers.RingChannel(WAITING), complete=True
         )
-        threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(made.handler,), name=self._at.name, daemon=True
-        ).start()
+        )
+        thread.start()
         token = session.liveliness().declare_token(self._at.token(self._context.identity(session)))
-        return together(token, made)
+        return together(token.undeclare, made.undeclare, partial(_join, thread))
 
     def _run(self, queries: Any) -> None:
         while query := received(queries):
@@ -266,14 +269,16 @@ class Client:
         self._key = endpoint.key(context.domain)
         self._lock, self._sequence = threading.Lock(), 0
         self._session: Any = None
+        self._querier: Any = None
         self._gid = b""
 
     def declare(self, session: Any) -> Undo:
         """See `Link.declare`."""
+        querier = session.declare_querier(self._key, target=zenoh().QueryTarget.ALL_COMPLETE)
         token = self._at.token(self._context.identity(session))
         with self._lock:
-            self._session, self._gid = session, gid(token)
-        return together(session.liveliness().declare_token(token))
+            self._session, self._querier, self._gid = session, querier, gid(token)
+        return together(session.liveliness().declare_token(token).undeclare, querier.undeclare)
 
     def __call__(self, request: Message, timeout: float) -> Message:
         """See `Wire.call`."""
@@ -302,13 +307,9 @@ class Client:
                     raise TimeoutError(self._late(timeout)) from None
 
     def _wait_for_server(self, deadline: float, timeout: float) -> None:
-        servers = tokens(
-            self._context.domain, "SS", self._at.name, self._at.kind, self._at.type_hash
-        )
         while True:
             self._context.link.require()
-            found = self._session.liveliness().get(servers, timeout=PATIENCE)
-            if any([reply.ok is not None for reply in found]):
+            if self._querier.matching_status.matching:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(
@@ -343,14 +344,16 @@ def received(channel: Any) -> Any:
         return None
 
 
-def together(*parts: Any) -> Undo:
-    """Returns what takes back several declarations; an event is set."""
+def _join(thread: threading.Thread) -> None:
+    if thread is not threading.current_thread():  # whoever ends it from its own receiver
+        thread.join(1.0)
+
+
+def together(*undos: Undo) -> Undo:
+    """Returns what does several things."""
 
     def undo() -> None:
-        for part in parts:
-            if isinstance(part, threading.Event):
-                part.set()
-            else:
-                part.undeclare()
+        for each in undos:
+            each()
 
     return undo

@@ -6,6 +6,7 @@ other side, 60 s with rmw_zenoh. So each neighbour is asked several times a seco
 that only it can answer, and when it stays silent the session is opened anew.
 """
 
+import atexit
 import json
 import logging
 import threading
@@ -76,6 +77,7 @@ class Link:
     ) -> None:
         """Opens it; see `hardware.zenoh_ros.ZenohWire`."""
         self._where = ", ".join(connect)
+        self._renewable = bool(connect) and not listen  # its port is taken; others connect to it
         self._config = settings(connect, listen, mode, wait, largest)
         self._declared: dict[object, tuple[Declare, Undo]] = {}
         self._lock = threading.RLock()  # guards session and declared
@@ -92,6 +94,7 @@ class Link:
         self._heard = dict.fromkeys(self._neighbours(), time.monotonic())
         self._thread = threading.Thread(target=self._watch, name="zenoh link", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread that still waits in Zenoh at exit aborts the process
 
     @property
     def up(self) -> bool:
@@ -115,11 +118,14 @@ class Link:
         """Declares something now, and again whenever the session is opened anew."""
         key = object()
         with self._lock:
+            if self._closed.is_set():
+                raise LinkLost("this wire is closed")
             self._declared[key] = (make, make(self.session))
 
         def undo() -> None:
             with self._lock:
-                _, take_back = self._declared.pop(key, (None, lambda: None))
+                _, take_back = self._declared.pop(key, (None, None))
+            if take_back:
                 take_back()
 
         return undo
@@ -127,13 +133,12 @@ class Link:
     def close(self) -> None:
         """Takes back all that was declared, and closes the session."""
         self._closed.set()
+        atexit.unregister(self.close)
         self._thread.join()
         with self._lock:
-            for _, take_back in self._declared.values():
-                take_back()
-            self._declared.clear()
-            self._heard.clear()
-            self.session.close()
+            declared, self._declared = list(self._declared.values()), {}
+            self._heard = {}
+        _discard(self.session, [take_back for _, take_back in declared])
 
     # --- the watch ------------------------------------------------------------------------------
 
@@ -142,15 +147,14 @@ class Link:
         while not self._closed.wait(BEAT):
             try:
                 self._ask()
-            except zenoh().ZError as error:
+                if self.up or self.alone:  # if nobody is there, Zenoh itself connects
+                    silent_since = None
+                    continue
+                silent_since = silent_since or time.monotonic()
+                if self._renewable and time.monotonic() - silent_since > RENEW - PATIENCE:
+                    self._renew()
+            except (zenoh().ZError, LinkLost) as error:
                 _log.warning("zenoh: %s", error)
-            if self.up or self.alone:  # if nobody is there, Zenoh itself connects
-                silent_since = None
-                continue
-            silent_since = silent_since or time.monotonic()
-            if self._where and time.monotonic() - silent_since > RENEW - PATIENCE:
-                self._renew()
-                silent_since = None
 
     def _ask(self) -> None:
         """Asks each neighbour below its own key, where only it answers (with nothing)."""
@@ -171,24 +175,17 @@ class Link:
         return [str(transport.zid) for transport in self.session.info.transports()]
 
     def _renew(self) -> None:
+        """Opens a session beside the silent one, and moves all that is declared to it."""
         _log.warning("zenoh: %s fell silent, opening the session anew", self._where)
+        fresh = self._open()
         with self._lock:
-            old, declared = self.session, list(self._declared.items())
-            discard = threading.Thread(
-                target=_discard, args=(old, [undo for _, (_, undo) in declared]), daemon=True
-            )
-            discard.start()  # beside, since a dead link may make it wait
-            while not self._closed.is_set():
-                try:
-                    self.session = self._open()
-                    break
-                except LinkLost:
-                    self._closed.wait(BEAT)
-            else:
-                return
+            old, self.session = self.session, fresh
             self.renewed += 1
-            for key, (make, _) in declared:
-                self._declared[key] = (make, make(self.session))
+            take_back = [undo for _, undo in self._declared.values()]
+            for key, (make, _) in list(self._declared.items()):
+                self._declared[key] = (make, make(fresh))
+        # Beside, since a dead link may make it wait.
+        threading.Thread(target=_discard, args=(old, take_back), daemon=True).start()
 
     def _open(self) -> Any:
         library = zenoh()

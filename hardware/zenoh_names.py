@@ -98,11 +98,6 @@ class Node:
         )
 
 
-def tokens(domain: int, what: str, name: str, kind: str, type_hash: str) -> str:
-    """Returns the key expression of the tokens of all endpoints of a name; see `Node.endpoint`."""
-    return f"@ros2_lv/{domain}/*/*/*/{what}/*/*/*/{_mangled(name)}/{dds_type(kind)}/{type_hash}/*"
-
-
 def _mangled(name: str) -> str:
     return name.replace("/", "%") or "%"
 

@@ -1,4 +1,5 @@
 import dataclasses
+import socket
 
 import numpy as np
 import pytest
@@ -65,3 +66,43 @@ def rig(tmp_path):
         return Rig(options.pop("folder", tmp_path / "latch"), **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """A function that returns a TCP port of loopback which nobody listens at."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture
+def endpoint(free_port):
+    return f"tcp/127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def open_wire():
+    """A function that opens a Zenoh wire, which is closed at the end."""
+    from hardware.zenoh_ros import ZenohWire
+
+    wires = []
+
+    def make(*given, **options):
+        wires.append(ZenohWire(*given, **options))
+        return wires[-1]
+
+    yield make
+    for wire in reversed(wires):
+        wire.close()
+
+
+@pytest.fixture
+def pair(open_wire, endpoint):
+    """A robot's wire and a policy's."""
+    robot = open_wire((), listen=[endpoint], node="robot")
+    return robot, open_wire([endpoint], node="policy")
