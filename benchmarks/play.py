@@ -1,6 +1,6 @@
 """How play goes on without resets: which skills were tried and achieved, and where things went.
 
-    python -m benchmarks.play robosuite/Stack --steps 20000
+python -m benchmarks.play robosuite/Stack --steps 20000
 """
 
 from __future__ import annotations

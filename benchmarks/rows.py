@@ -292,8 +292,9 @@ ROWS = (
                 f"pictures:{name}-fast",
                 (f"released_pictures:{name}",),
                 goal,
-                f"{note} The fast look has no shadows, reflections and multisampling, and its "
-                "meshes are shaded smoothly (`envs/rendering.py`): other pixels.",
+                f"{note} Other pixels: the fast look has no shadows, reflections and "
+                "multisampling, and its meshes are no finer than the picture and shaded smoothly "
+                "(`envs/rendering.py`).",
             ),
             Row(
                 f"render_{name}-package",

@@ -185,7 +185,7 @@ class MujocoSimEnv(SimEnv):
         visual.global_.offheight = max(visual.global_.offheight, height)
         visual.global_.offwidth = max(visual.global_.offwidth, width)
         try:
-            with light_model(self._model) if fast else contextlib.nullcontext():
+            with light_model(self._model, height) if fast else contextlib.nullcontext():
                 renderer = mujoco.Renderer(self._model, height, width)
         except Exception as error:  # each GL backend raises its own type
             raise RenderError(_gl_message(str(error))) from error

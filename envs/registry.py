@@ -134,8 +134,8 @@ def make(
         camera: name or number; by default one that shows the whole scene.
         cameras: with obs="both", several cameras: the pictures are then `pixels.<camera>` each.
         render: "package", the simulator's own look, or "fast", without shadows, reflections and
-            multisampling and with softer edges on meshes (`envs.rendering`). Applies to pixel
-            observations and to `render()`.
+            multisampling and with meshes no finer than the picture (`envs.rendering`). Applies to
+            pixel observations and to `render()`.
         render_mode: "rgb_array" or None.
         render_size: height and width of the image from `render()`.
         frame_stack: observe so many observations at once; see `envs.wrappers.FrameStack`.

@@ -6,6 +6,9 @@ size hardly matters. `render="fast"` leaves the first two out and does less for 
 - geoms outside the camera's view are not handed to OpenGL (no pixel changes);
 - the triangles of a mesh are ordered by place, so that neighbours share the work on their corners
   (no pixel changes, but for equal depths);
+- corners of a fine mesh that lie in the same cell become one, and triangles without area are left
+  out. A cell is a mesh's extent divided by the picture's height: less than a pixel, unless the mesh
+  reaches beyond the picture;
 - corners of neighbouring faces share one normal where theirs are within 30 degrees of its mean.
   Curved surfaces drawn face by face look smooth then, and each of their corners is lit once.
 """
@@ -22,17 +25,26 @@ import numpy as np
 FAST_LOOK = 1  # raise this when a change here alters pixels
 _SMOOTH = math.cos(math.radians(30))
 _HIDDEN_GROUP = 5  # MuJoCo's last, which nothing draws by default
-_MESH_FIELDS = ("mesh_normal", "mesh_face", "mesh_facenormal", "mesh_facetexcoord")
+_FINE = 2000  # triangles
+_CORNERS = ("mesh_face", "mesh_facenormal", "mesh_facetexcoord")
+_MESH_FIELDS = ("mesh_vert", "mesh_normal", "mesh_facenum", *_CORNERS)
 
 
 @contextlib.contextmanager
-def light_model(model: Any) -> Iterator[None]:
-    """Alters what a new OpenGL context copies from a model, and puts it back."""
+def light_model(model: Any, height: int) -> Iterator[None]:
+    """Alters what a new OpenGL context copies from a model, and puts it back.
+
+    Args:
+        model: an `MjModel`.
+        height: of the pictures, in pixels.
+    """
     quality, samples = model.vis.quality, model.vis.quality.offsamples
     before = {name: getattr(model, name).copy() for name in _MESH_FIELDS}
     try:
         quality.offsamples = 0
         for mesh in range(model.nmesh):
+            if model.mesh_facenum[mesh] > _FINE:
+                _merge_corners(model, mesh, height)
             _share_normals(model, mesh)
             _order_faces(model, mesh)
         yield
@@ -40,6 +52,25 @@ def light_model(model: Any) -> Iterator[None]:
         quality.offsamples = samples
         for name, value in before.items():
             getattr(model, name)[...] = value
+
+
+def _merge_corners(model: Any, mesh: int, cells: int) -> None:
+    """Vertex clustering (Rossignac and Borrel 1993)."""
+    faces = _faces(model, mesh)
+    vertices = _part(model.mesh_vert, model.mesh_vertadr[mesh], model.mesh_vertnum[mesh])
+    low = vertices.min(axis=0)
+    scale = cells / max(float((vertices.max(axis=0) - low).max()), 1e-9)
+    x, y, z = ((vertices - low) * scale).astype(np.int64).T
+    _, cell = np.unique((x * (cells + 1) + y) * (cells + 1) + z, return_inverse=True)
+    sums = np.stack([np.bincount(cell, axis) for axis in vertices.T], axis=1)
+    vertices[:] = (sums / np.bincount(cell)[:, None])[cell]
+    a, b, c = cell[model.mesh_face[faces]].T
+    kept = (a != b) & (b != c) & (c != a)
+    for name in _CORNERS:
+        corners = getattr(model, name)
+        if len(corners):
+            corners[faces][: kept.sum()] = corners[faces][kept]
+    model.mesh_facenum[mesh] = kept.sum()
 
 
 def _share_normals(model: Any, mesh: int) -> None:
@@ -71,7 +102,7 @@ def _order_faces(model: Any, mesh: int) -> None:
         for axis in range(3):
             code |= (cells[:, axis] >> bit & 1) << 3 * bit + axis
     order = np.argsort(code, kind="stable")
-    for name in ("mesh_face", "mesh_facenormal", "mesh_facetexcoord"):
+    for name in _CORNERS:
         corners = getattr(model, name)
         if len(corners):
             corners[faces] = corners[faces][order]

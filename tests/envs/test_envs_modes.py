@@ -231,7 +231,8 @@ def test_the_fast_look_leaves_the_model_as_it_was_and_hardly_changes_meshes(monk
     env.reset(seed=0)
     before = {name: getattr(model, name).copy() for name in rendering._MESH_FIELDS}
     samples = model.vis.quality.offsamples
-    with rendering.light_model(model):
+    monkeypatch.setattr(rendering, "_FINE", 10**9)
+    with rendering.light_model(model, 64):
         assert not np.array_equal(model.mesh_face, before["mesh_face"])
         assert np.allclose(np.linalg.norm(model.mesh_normal, axis=1), 1, atol=1e-3)
         corners = [  # the same triangles in another order
@@ -241,8 +242,19 @@ def test_the_fast_look_leaves_the_model_as_it_was_and_hardly_changes_meshes(monk
         assert np.array_equal(*corners) and model.vis.quality.offsamples == 0
     assert all(np.array_equal(getattr(model, name), before[name]) for name in before)
     assert model.vis.quality.offsamples == samples
+    monkeypatch.undo()
+    with rendering.light_model(model, 64):
+        fine = before["mesh_facenum"] > rendering._FINE
+        assert fine.any() and np.array_equal(fine, model.mesh_facenum < before["mesh_facenum"])
+        for i in range(model.nmesh):  # no corner moves by more than a cell's diagonal
+            part = slice(model.mesh_vertadr[i], model.mesh_vertadr[i] + model.mesh_vertnum[i])
+            moved = np.abs(model.mesh_vert[part] - before["mesh_vert"][part]).max()
+            extent = np.ptp(before["mesh_vert"][part], axis=0).max()
+            assert moved <= extent / 64 if fine[i] else moved == 0
+    assert all(np.array_equal(getattr(model, name), before[name]) for name in before)
     light = env.frame(64, 64).astype(int)
     env.close()
+    monkeypatch.setattr(rendering, "_FINE", 10**9)
     monkeypatch.setattr(rendering, "_share_normals", lambda *args: None)
     monkeypatch.setattr(rendering, "_order_faces", lambda *args: None)
     assert np.abs(env.frame(64, 64) - light).mean() < 0.5
