@@ -60,7 +60,7 @@ def settings(
         "adminspace/enabled": True,  # answers the other side's questions
         "transport/unicast/open_timeout": 1000,
         "transport/link/tx/lease": 2000,
-        "transport/link/rx/max_message_size": largest,
+        "transport/link/rx/max_message_size": largest + (1 << 20),
     }
 
 
