@@ -7,6 +7,9 @@ between two commands the set point moves on a straight line.
 """
 
 import contextlib
+import ctypes.util
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -65,8 +68,7 @@ class MujocoTwin:
         Raises:
             HardwareError: the model lacks a joint, the tool or a camera.
         """
-        import mujoco
-
+        mujoco = import_mujoco()
         self.spec, self.model, self._clock, self._live = spec, model, clock, live
         self.data = mujoco.MjData(model) if data is None else data
         joints = spec.names if joints is None else list(joints)
@@ -325,6 +327,22 @@ def _inertia(model: Any, data: Any) -> np.ndarray:
     return np.diag(full).copy()
 
 
+def import_mujoco() -> Any:
+    """Imports the simulator; on a Linux without a screen it draws by EGL unless MUJOCO_GL is set.
+
+    Raises:
+        HardwareError: it is not installed.
+    """
+    without_screen = sys.platform == "linux" and not os.environ.get("DISPLAY")
+    if without_screen and "mujoco" not in sys.modules and ctypes.util.find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        import mujoco
+    except ImportError as error:
+        raise HardwareError('a twin needs mujoco: pip install "embodied[twin]"') from error
+    return mujoco
+
+
 def panda_twin(
     name: str = "panda twin",
     *,
@@ -344,8 +362,7 @@ def panda_twin(
         clock: s.
         live: see `MujocoTwin`.
     """
-    import mujoco
-
+    mujoco = import_mujoco()
     limits = limits or load_limits("panda")
     spec = limits.spec(name, cameras=tuple(cameras), command_rate=command_rate, simulated=True)
     model = mujoco.MjModel.from_xml_path(str(MODELS / "panda_table.xml"))

@@ -3,11 +3,13 @@ import pytest
 
 from hardware import Camera, Command, HardwareError, Robot, load_limits
 from hardware.latch import Latch
+from hardware.twin import HOME, MujocoTwin, import_mujoco, panda_twin
 from hardware.types import Act
 
-mujoco = pytest.importorskip("mujoco")
-
-from hardware.twin import HOME, MujocoTwin, panda_twin  # noqa: E402
+try:
+    mujoco = import_mujoco()
+except HardwareError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 
 class Clock:
