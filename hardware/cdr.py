@@ -51,12 +51,10 @@ def decode(kind: str, data: bytes) -> Message:
     Raises:
         MessageError: the type is unknown, or the bytes are not of this type.
     """
-    from rosbags.serde import SerdeError
-
     read = _type(kind).read
     try:
         return read(_store().deserialize_cdr(data, kind))
-    except (SerdeError, struct.error, UnicodeError, ValueError, IndexError) as error:
+    except _serde_errors() as error:
         raise MessageError(f"{kind}: {len(data)} bytes: {error}") from error
 
 
@@ -111,6 +109,13 @@ def _store() -> Any:
     for kind, text in INTERFACES.items():
         _define(store, kind, text)
     return store
+
+
+@functools.cache
+def _serde_errors() -> tuple[type[Exception], ...]:
+    from rosbags.serde import SerdeError
+
+    return SerdeError, struct.error, UnicodeError, ValueError, IndexError
 
 
 def _without_char(description: Any) -> Any:
@@ -226,31 +231,30 @@ class _Type:
 
         store = _store()
         self._class = store.types[kind]
-        self._fields = [
-            (name, normalize_fieldname(name), *_field(description))
-            for name, description in store.fielddefs[kind][1]
-        ]
-        self._shown = [(name, own, out) for name, own, _, out in self._fields if name != _EMPTY]
-        self._names = {name for name, *_ in self._shown}
+        fields = [(name, *_field(desc)) for name, desc in store.fielddefs[kind][1]]
+        self._into = [(name, into) for name, into, _ in fields]
+        shown = [(name, out) for name, _, out in fields if name != _EMPTY]
+        self._out = [(name, normalize_fieldname(name), out) for name, out in shown]
+        self._names = {name for name, _ in shown}
         with _LOCK:
             store.get_msgdef(kind)
 
     def build(self, message: Mapping[str, Any]) -> Any:
-        if not isinstance(message, Mapping):
+        if type(message) is not dict and not isinstance(message, Mapping):
             raise MessageError(f"{type(message).__name__} where a dict of fields belongs")
-        if unknown := message.keys() - self._names:
-            fields = ", ".join(sorted(self._names))
-            raise MessageError(f"no field {', '.join(map(str, unknown))}; there are {fields}")
-        made = {}
-        for name, own, into, _ in self._fields:
-            try:
-                made[own] = into(message.get(name))
-            except (TypeError, ValueError, OverflowError) as error:
-                raise MessageError(f"{name}: {error}") from None
-        return self._class(**made)
+        if not self._names.issuperset(message):
+            unknown = ", ".join(str(name) for name in message if name not in self._names)
+            raise MessageError(f"no field {unknown}; there are {', '.join(sorted(self._names))}")
+        made = []
+        try:
+            for name, into in self._into:
+                made.append(into(message.get(name)))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise MessageError(f"{name}: {error}") from None
+        return self._class(*made)
 
     def read(self, value: Any) -> Message:
-        return {name: out(getattr(value, own)) for name, own, out in self._shown}
+        return {name: out(getattr(value, own)) for name, own, out in self._out}
 
 
 @functools.cache
@@ -325,6 +329,8 @@ def _array(of: np.dtype, fixed: int | None) -> _Convert:
     def made(values: Any) -> np.ndarray:
         if values is None:
             return np.zeros(fixed or 0, of)
+        if fixed is None and type(values) is np.ndarray and values.dtype is of and values.ndim == 1:
+            return values if values.flags.c_contiguous else values.copy()
         if isinstance(values, bytes | bytearray | memoryview):
             array = np.frombuffer(values, of)
         elif isinstance(values, np.ndarray):
