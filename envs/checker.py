@@ -404,14 +404,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--released", action="store_true", help="compare with the released package, bit for bit"
     )
-    parser.add_argument("--steps", type=int, help="by default 50, with --released whole episodes")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="by default 50; with --released whole episodes, 200 of robosuite and LIBERO",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--render", action="store_true", help="check images too")
     parser.add_argument("--obs", default="state", choices=("state", "pixels", "both"))
     args = parser.parse_args(argv)
     ids = tasks() if args.all else args.ids
     if args.released:
-        ids = [env_id for env_id in ids if env_id.split("/")[0] in ("metaworld", "dm_control")]
+        ids = [env_id for env_id in ids if env_id.split("/")[0] != "maze"]  # it is no package's
     if not ids:
         parser.error("name at least one id, or --all")
     failed = 0

@@ -66,7 +66,7 @@ class RobosuiteSim(MujocoSimEnv):
 
     @property
     def stepping(self) -> str:
-        """ "lean", or "package" if that was asked for or this configuration needs it."""
+        """How it is stepped: "lean", or "package" if asked for or needed by the configuration."""
         return "package" if self._lean is None else "lean"
 
     def _initialize_sim(self, xml_string: str | None = None) -> None:
