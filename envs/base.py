@@ -142,6 +142,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
             self._views = {f"pixels.{camera}": camera for camera in options.cameras}
         self.observation_space = self._observation_space(state_dim)
         self.action_space = Box(-1.0, 1.0, (action_dim,), np.float32)
+        self._action_shape = (action_dim,)
         self._lowest, self._highest = -np.ones(action_dim), np.ones(action_dim)
         self.identity = {"id": env_id, "kwargs": self._identity_kwargs(task_kwargs)}
         self._episode_seed = 0
@@ -258,10 +259,10 @@ class SimEnv(gymnasium.Env, abc.ABC):
     def _check_action(self, action: np.ndarray) -> np.ndarray:
         # Rounding to float32 first makes a stored float32 action replay exactly.
         action = np.asarray(action, np.float32)
-        if action.shape != self._lowest.shape:
+        if action.shape != self._action_shape:
             raise ValueError(
                 f"{self.identity['id']}: action has shape {action.shape}, needed is "
-                f"{self.action_space.shape}"
+                f"{self._action_shape}"
             )
         # So few numbers are quicker looked at in a list than by numpy's functions.
         values = action.tolist()

@@ -33,6 +33,7 @@ class DMControlEnv(MujocoSimEnv):
         bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
         self._low = np.where(bounded, spec.minimum, -1.0)
         self._half = 0.5 * (np.where(bounded, spec.maximum, 1.0) - self._low)
+        self._scaled = bool((self._low != -1).any() or (self._half != 1).any())
         _repair_sensor_names(sim.physics)
         self._bind(sim.physics.model.ptr, sim.physics.data.ptr)
         shapes = [item.shape for item in sim.observation_spec().values()]
@@ -52,7 +53,7 @@ class DMControlEnv(MujocoSimEnv):
         return _flatten(self._sim.reset().observation)
 
     def _control(self, action: np.ndarray) -> Step:
-        command = self._low + (action + 1.0) * self._half
+        command = self._low + (action + 1.0) * self._half if self._scaled else action
         task, physics = self._sim.task, self._sim.physics
         try:  # what the suite's Environment.step does, without its TimeStep and its horizon
             task.before_step(command, physics)
@@ -112,4 +113,10 @@ def _repair_sensor_names(physics: Any) -> None:
 
 def _flatten(observation: dict[str, Any]) -> np.ndarray:
     parts = observation.values()
-    return np.concatenate([part if part.ndim == 1 else np.ravel(part) for part in parts])
+    # np.ravel would do for all of them, in five times the time
+    return np.concatenate(
+        [
+            part if part.ndim == 1 else part[None] if part.ndim == 0 else part.ravel()
+            for part in parts
+        ]
+    )

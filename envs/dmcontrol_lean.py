@@ -7,7 +7,7 @@ nothing of it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mujoco
@@ -27,12 +27,31 @@ def load(domain: str, task: str) -> Environment:
     environment = _copy(f"dm_control.suite.{domain}").SUITE[task](random=0, time_limit=float("inf"))
     environment.task.visualize_reward = False
     physics = environment.physics
-    physics.step = _step(physics)
-    physics.set_control = functools.partial(np.copyto, physics.data.ctrl)
     fields = physics.named.data._asdict()
+    physics._data = FixedData(physics.data, fields)
+    physics.step = _step(physics)
+    physics.set_control = functools.partial(physics.data.ctrl.__setitem__, slice(None))
     named = index.make_struct_indexer({name: NamedField(old) for name, old in fields.items()})
     physics._named = physics._named._replace(data=named)
     return environment
+
+
+class FixedData:
+    """Stands for the package's wrapper of the simulation data, which asks MuJoCo for each array.
+
+    Args:
+        data: the wrapper.
+        names: arrays that stay where they are as long as the data live.
+    """
+
+    def __init__(self, data: Any, names: Iterable[str]) -> None:
+        vars(self).update({name: getattr(data, name) for name in names}, _wrapped=data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._wrapped, name, value)
 
 
 def _step(physics: Any) -> Callable[[int], None]:
@@ -43,18 +62,18 @@ def _step(physics: Any) -> Callable[[int], None]:
         raise RuntimeError("physics.legacy_step is off; this version of dm_control is unsupported")
 
     def step(nstep: int = 1) -> None:
-        before = warnings.tolist()
-        if two_halves:
+        before = warnings.tobytes()
+        if not two_halves:
+            mujoco.mj_step(model, data, nstep)
+        else:
             mujoco.mj_step2(model, data)
             if nstep > 1:
                 mujoco.mj_step(model, data, nstep - 1)
-        else:
-            mujoco.mj_step(model, data, nstep)
         mujoco.mj_step1(model, data)
-        after = warnings.tolist()
-        if after != before and physics._warnings_cause_exception:
+        if warnings.tobytes() != before and physics._warnings_cause_exception:
+            grown = warnings > np.frombuffer(before, warnings.dtype)
             names = list(mujoco.mjtWarning.__members__)
-            new = [n for n, a, b in zip(names, after, before, strict=False) if a > b]
+            new = [names[i] for i in np.flatnonzero(grown)]
             if new:
                 raise PhysicsError(f"the physics state is invalid: MuJoCo warns of {new}")
 
@@ -62,39 +81,49 @@ def _step(physics: Any) -> Callable[[int], None]:
 
 
 class NamedField(index.FieldIndexer):
-    """Named access to one field, which remembers what an index expression meant."""
+    """Named access to one field, which remembers where an index expression leads.
+
+    Names and slices lead to a view, which stays the same; lists of names to a copy, taken at known
+    places of the flat field.
+    """
 
     __slots__ = ("_known",)
 
     def __init__(self, field: index.FieldIndexer) -> None:
         self._field_name, self._field, self._axes = field._field_name, field._field, field._axes
-        self._known: dict[Any, Any] = {}
+        self._known: dict[Any, Callable[[], Any]] = {}
 
-    def _convert_key(self, key: Any) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         try:
-            return self._known[key]  # at once for names alone: other keys are stored frozen
-        except (KeyError, TypeError):
-            pass
-        try:
-            frozen = _frozen(key)
+            return self._known[_frozen(key)]()
+        except KeyError:
+            getter = self._known[_frozen(key)] = self._getter(self._convert_key(key))
+            return getter()
         except TypeError:
-            return super()._convert_key(key)
-        if frozen not in self._known:
-            self._known[frozen] = super()._convert_key(key)
-        return self._known[frozen]
+            return super().__getitem__(key)
+
+    def _getter(self, place: Any) -> Callable[[], Any]:
+        field = self._field
+        found = field[place]
+        if not isinstance(found, np.ndarray):
+            return functools.partial(field.__getitem__, place)
+        if np.shares_memory(found, field):
+            return lambda: found
+        places = np.arange(field.size).reshape(field.shape)[place]
+        return functools.partial(field.reshape(-1).take, places)
 
 
 def _frozen(key: Any) -> Any:
     """Returns a hashable form of an index made of names, integers, slices, lists and tuples.
 
-    A name or a tuple of names stands for itself. Everything else is marked with its type, since
-    a list and a tuple mean different things, and `True` equals 1.
+    A name stands for itself. Everything else is marked with its type, since a list and a tuple mean
+    different things, and `True` equals 1.
     """
     kind = type(key)
-    if kind is str or (kind is tuple and all(type(part) is str for part in key)):
+    if kind is str:
         return key
     if kind is tuple or kind is list:
-        return (kind, *map(_frozen, key))
+        return (kind, *[part if type(part) is str else _frozen(part) for part in key])
     if kind is slice:
         return (kind, key.start, key.stop, key.step)
     if kind is int:

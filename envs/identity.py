@@ -79,7 +79,9 @@ class _DMControl:
         return _flat(self._env.reset().observation)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        step = self._env.step(self._low + (action + 1.0) * 0.5 * (self._high - self._low))
+        if (self._low != -1).any() or (self._high != 1).any():
+            action = self._low + (action + 1.0) * 0.5 * (self._high - self._low)
+        step = self._env.step(action)
         return _flat(step.observation), float(step.reward), step.reward >= 0.9
 
 

@@ -52,12 +52,12 @@ def lean_tolerance(package: Callable[..., Any]) -> Callable[..., Any]:
             return 1.0
         if margin == 0:
             return 0.0
-        beyond = float(lower) - x if x < lower else x - float(upper)
-        scaled = beyond / float(margin) * slope
+        beyond = lower - x if x < lower else x - upper
+        scaled = float(beyond) / float(margin) * slope
         if sigmoid == "long_tail":
-            return 1 / (scaled**2 + 1)
+            return 1 / (scaled * scaled + 1)
         if sigmoid == "gaussian":
-            return float(np.exp(-0.5 * scaled**2))
+            return float(np.exp(-0.5 * (scaled * scaled)))
         return 1 - scaled if abs(scaled) < 1 else 0.0
 
     return tolerance

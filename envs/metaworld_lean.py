@@ -14,8 +14,9 @@ package in this process see nothing of it.
 """
 
 import functools
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,13 +34,31 @@ DOWNWARD = np.array([1.0, 0.0, 1.0, 0.0])  # the package's orientation of the ha
 DOUBLE = np.dtype(np.float64)
 
 
+class Named:
+    """A body, geom, site or joint of the simulation; keeps the views that were asked for once."""
+
+    def __init__(self, view: Any) -> None:
+        self.__dict__["view"] = view
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.__dict__[name] = getattr(self.view, name)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.view, name, value)
+
+
 class NamedData(mujoco.MjData):
-    """Simulation data that remembers what its names mean; a look-up costs a microsecond."""
+    """Simulation data that finds each name once; MuJoCo takes microseconds to find it again."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
         super().__init__(model)
         for kind in ("body", "geom", "site", "joint"):
-            setattr(self, kind, functools.cache(getattr(self, kind)))
+            setattr(self, kind, functools.cache(self._finder(kind)))
+
+    def _finder(self, kind: str) -> Callable[[str], Named]:
+        find = getattr(super(), kind)
+        return lambda name: Named(find(name))
 
 
 class LeanSawyer(SawyerXYZEnv):
@@ -63,8 +82,7 @@ class LeanSawyer(SawyerXYZEnv):
             mocap_pos=data.mocap_pos[0],
             mocap_quat=data.mocap_quat[0],
             mocap_body=mocap.xpos,
-            mocap_low=self.mocap_low.tolist(),
-            mocap_high=self.mocap_high.tolist(),
+            mocap_bounds=_indexed(self.mocap_low, self.mocap_high),
             ctrl=data.ctrl,
             forwarded=False,
         )
@@ -85,9 +103,9 @@ class LeanSawyer(SawyerXYZEnv):
         views = self._views
         *delta, effort = action.tolist()
         views.ctrl[0], views.ctrl[1] = effort, -effort
-        position, low, high = views.mocap_pos.tolist(), views.mocap_low, views.mocap_high
-        for i in range(3):
-            position[i] = min(max(position[i] + delta[i] * self.action_scale, low[i]), high[i])
+        position, scale = views.mocap_pos.tolist(), self.action_scale
+        for i, low, high in views.mocap_bounds:
+            position[i] = min(max(position[i] + delta[i] * scale, low), high)
         views.mocap_pos[:] = position
         self._advance(views)
         self.curr_path_length += 1
@@ -121,8 +139,7 @@ class LeanSawyer(SawyerXYZEnv):
     def _bounds(self) -> list[tuple[int, float, float]]:
         """Index, lowest and highest value of the numbers in an observation that are bounded."""
         space = self.sawyer_observation_space
-        bounds = zip(range(len(space.low)), space.low.tolist(), space.high.tolist(), strict=True)
-        return [bound for bound in bounds if math.isfinite(bound[1])]
+        return [b for b in _indexed(space.low, space.high) if math.isfinite(b[1])]
 
     def _get_obs(self) -> np.ndarray:
         return self._observe(())
@@ -131,7 +148,7 @@ class LeanSawyer(SawyerXYZEnv):
         """Returns `float64[39]`: the present, the last step's and the goal, inside the bounds."""
         values = self._current()
         values += self._prev_obs.tolist()
-        values += [0.0, 0.0, 0.0] if self._partially_observable else self._get_pos_goal().tolist()
+        values += [0.0, 0.0, 0.0] if self._partially_observable else self._target_pos.tolist()
         for i, low, high in bounds:
             if values[i] < low:
                 values[i] = low
@@ -151,9 +168,8 @@ class LeanSawyer(SawyerXYZEnv):
         values = views.hand.tolist()
         values.append(min(math.sqrt(between.dot(between)) / 0.1, 1.0))
         position, quaternion = self._get_pos_objects().tolist(), self._get_quat_objects().tolist()
-        for i in range(len(position) // 3):
-            values += position[3 * i : 3 * i + 3]
-            values += quaternion[4 * i : 4 * i + 4]
+        values += position[:3] + quaternion[:4]
+        values += position[3:] + quaternion[4:]  # of a second object, if there is one
         values += [0.0] * (18 - len(values))
         return values
 
@@ -176,7 +192,7 @@ class LeanSawyer(SawyerXYZEnv):
         medium_density: bool = False,
     ) -> float:
         """The package's formula, number by number instead of in arrays of two."""
-        product, views = reward_utils.hamacher_product, self._views
+        product, views = hamacher_product, self._views
         (x, y, z), tcp = obj_pos.tolist(), self.tcp_center
         x_start, y_start, z_start = self.obj_init_pos.tolist()
         sides = []
@@ -211,13 +227,17 @@ class LeanSawyer(SawyerXYZEnv):
         return True
 
 
+def _indexed(low: np.ndarray, high: np.ndarray) -> list[tuple[int, float, float]]:
+    return list(zip(range(len(low)), low.tolist(), high.tolist(), strict=True))
+
+
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """`np.linalg.norm`; for one number or vector by the same product, without the dispatch."""
-    if ord is None and axis is None and not keepdims:
-        if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype is DOUBLE:
-            return np.float64(math.sqrt(x.dot(x)))
+    if axis is None and not keepdims and (ord is None or ord == 2):
         if isinstance(x, float):
             return np.float64(math.sqrt(x * x))
+        if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype is DOUBLE:
+            return np.float64(math.sqrt(x.dot(x)))
     return np.linalg.norm(x, ord, axis, keepdims)
 
 
@@ -241,9 +261,27 @@ def hstack(parts: Any) -> np.ndarray:
 tolerance = lean_tolerance(reward_utils.tolerance)
 
 
-def from_matrix(matrix: np.ndarray) -> SimpleNamespace:
-    """Stands for `Rotation.from_matrix`: what it returns has `as_quat()`."""
-    return SimpleNamespace(as_quat=lambda: quaternion(matrix))
+def hamacher_product(a: float, b: float) -> float:
+    """The package's function; on Python's floats, which are quicker than numpy's."""
+    a, b = float(a), float(b)
+    if not (0.0 <= a <= 1.0 and 0.0 <= b <= 1.0):
+        return reward_utils.hamacher_product(a, b)  # raises
+    product = a * b
+    divisor = a + b - product
+    return product / divisor if divisor > 0 else 0.0
+
+
+class from_matrix:
+    """What stands for a rotation in the tasks: they ask for its quaternion."""
+
+    __slots__ = ("_matrix",)
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        self._matrix = matrix
+
+    def as_quat(self) -> np.ndarray:
+        """Returns [x, y, z, w]."""
+        return quaternion(self._matrix)
 
 
 def quaternion(matrix: np.ndarray) -> np.ndarray:
@@ -280,7 +318,7 @@ def quaternion(matrix: np.ndarray) -> np.ndarray:
 
 EXCHANGED = {
     "np": altered(np, hstack=hstack, clip=clip, linalg=altered(np.linalg, norm=norm)),
-    "reward_utils": altered(reward_utils, tolerance=tolerance),
+    "reward_utils": altered(reward_utils, tolerance=tolerance, hamacher_product=hamacher_product),
     "tolerance": tolerance,
     "Rotation": SimpleNamespace(from_matrix=from_matrix),
 }
@@ -298,4 +336,6 @@ def lean_task(task: str) -> type[LeanSawyer]:
             "SawyerXYZEnv; this version of metaworld is not supported, install metaworld 3.1.1"
         )
     lean.__bases__ = (LeanSawyer,)
+    # without the check in every step that `set_task` was called
+    lean.evaluate_state = inspect.getclosurevars(lean.evaluate_state).nonlocals["func"]
     return lean
