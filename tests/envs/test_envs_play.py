@@ -137,3 +137,24 @@ def test_play_in_robosuite_resumes_exactly_and_never_ends():
     door = {**state, "tally": {"open door": [0, 0]}}
     with pytest.raises(ValueError, match="saved play has the skills"):
         again.set_state(door)
+
+
+def test_a_cube_at_the_edge_is_brought_back():
+    pytest.importorskip("robosuite", reason="needs the extra robosuite")
+    env = envs.make("robosuite/Stack", horizon=100_000)
+    env.reset(seed=0)
+    sim = env._sim.sim
+    cube = sim.data.get_joint_qpos("cubeA_joint0").copy()
+    sim.data.set_joint_qpos("cubeA_joint0", [0.1, 0.25, *cube[2:]])
+    env.step(np.zeros(7, np.float32))
+    expert = play.expert(env, 0, CAREFUL)
+    name = "bring cubeA back"
+    expert.scene = dataclasses.replace(
+        expert.scene, skills=tuple(skill for skill in expert.scene.skills if skill.name == name)
+    )
+    for _ in range(200):
+        env.step(expert.act(None))
+        if expert.tally[name][1]:
+            break
+    assert expert.tally[name] == [1, 1]
+    assert abs(expert.look()["cubeA.y"]) < 0.2
