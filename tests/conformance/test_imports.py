@@ -84,7 +84,8 @@ RULES = {
     "policies": (("policies", TYPES), ("torch",), ()),
     "rewards": (("rewards", "policies", TYPES), ANY, ()),
     "hardware": (("hardware", TYPES), ANY, ()),
-    "envs": (("envs", TYPES), ("numpy", "gymnasium", *SIMULATORS), ()),
+    # OpenGL comes with mujoco, which renders through it
+    "envs": (("envs", TYPES), ("numpy", "gymnasium", *SIMULATORS), ("OpenGL",)),
     **{
         f"embodied/{kind}": (
             ("embodied.core", "embodied.objectives", "embodied.data", "policies"),
