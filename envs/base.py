@@ -43,7 +43,7 @@ class Diverged(EnvsError, RuntimeError):
 
 
 class Step(NamedTuple):
-    """What one control step of a simulator yields."""
+    """What one control step of a simulator yields; a bare tuple will do and is made faster."""
 
     state: np.ndarray  # [state_dim], any float type
     reward: float  # the simulator's own dense reward
@@ -142,7 +142,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
             self._views = {f"pixels.{camera}": camera for camera in options.cameras}
         self.observation_space = self._observation_space(state_dim)
         self.action_space = Box(-1.0, 1.0, (action_dim,), np.float32)
-        self._action_shape = (action_dim,)
+        self._action_shape, self._repeats = (action_dim,), range(options.action_repeat)
         self._lowest, self._highest = -np.ones(action_dim), np.ones(action_dim)
         self.identity = {"id": env_id, "kwargs": self._identity_kwargs(task_kwargs)}
         self._episode_seed = 0
@@ -234,7 +234,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
         command = self._check_action(action)
         options = self.options
         total, success, terminated, diverged = 0.0, False, False, False
-        for _ in range(options.action_repeat):
+        for _ in self._repeats:
             try:
                 state, reward, succeeded, terminated = self._control(command)
                 state = state.astype(np.float32)

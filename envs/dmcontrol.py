@@ -29,6 +29,7 @@ class DMControlEnv(MujocoSimEnv):
         domain, name = task.split("-", 1)
         self.default_camera = CAMERAS.get(domain, 0)
         self._sim = sim = lean.load(domain, name)
+        self._task, self._physics, self._substeps = sim.task, sim.physics, sim._n_sub_steps
         spec = sim.action_spec()
         bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
         self._low = np.where(bounded, spec.minimum, -1.0)
@@ -52,19 +53,19 @@ class DMControlEnv(MujocoSimEnv):
         self._sim.task._random = np.random.RandomState(bits)
         return _flatten(self._sim.reset().observation)
 
-    def _control(self, action: np.ndarray) -> Step:
+    def _control(self, action: np.ndarray) -> Step | tuple:
         command = self._low + (action + 1.0) * self._half if self._scaled else action
-        task, physics = self._sim.task, self._sim.physics
+        task, physics = self._task, self._physics
         try:  # what the suite's Environment.step does, without its TimeStep and its horizon
             task.before_step(command, physics)
-            physics.step(self._sim._n_sub_steps)
+            physics.step(self._substeps)
             task.after_step(physics)
             reward = float(task.get_reward(physics))
             state = _flatten(task.get_observation(physics))
         except self._physics_error as error:
             raise Diverged(str(error)) from error
         terminated = task.get_termination(physics) == 0.0
-        return Step(state, reward, reward >= SUCCESS_REWARD, terminated)
+        return state, reward, reward >= SUCCESS_REWARD, terminated
 
     def _get_task_state(self) -> dict[str, Any]:
         _, keys, position, has_gauss, gauss = self._sim.task._random.get_state()

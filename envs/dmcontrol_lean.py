@@ -95,7 +95,7 @@ class NamedField(index.FieldIndexer):
 
     def __getitem__(self, key: Any) -> Any:
         try:
-            return self._known[_frozen(key)]()
+            return self._known[key if type(key) is str else _frozen(key)]()
         except KeyError:
             getter = self._known[_frozen(key)] = self._getter(self._convert_key(key))
             return getter()

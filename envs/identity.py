@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from envs import libero, robosuite
-from envs.base import UnknownTask
+from envs.base import Step, UnknownTask
 from envs.registry import make, split_id
 from envs.scripted import expert
 
@@ -200,7 +200,7 @@ def _episode(env: Any, released: _Released, policy: Any, steps: int, seed: int) 
     for _ in range(steps):
         action = rng.uniform(-1, 1, env.action_space.shape) if policy is None else policy.act(obs)
         command = env._check_action(action)
-        ours = env._control(command)
+        ours = Step(*env._control(command))
         state, theirs, success = released.step(command)
         obs = ours.state.astype(np.float32)
         observations += _bits(ours.state) != _bits(state)

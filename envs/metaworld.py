@@ -49,9 +49,9 @@ class MetaWorldEnv(MujocoSimEnv):
         state, _ = self._sim.reset()
         return state
 
-    def _control(self, action: np.ndarray) -> Step:
+    def _control(self, action: np.ndarray) -> Step | tuple:
         state, reward, _, _, info = self._sim.step(action)
-        return Step(state, float(reward), bool(info["success"]))
+        return state, float(reward), bool(info["success"]), False
 
     def _get_task_state(self) -> dict[str, Any]:
         attributes = {
