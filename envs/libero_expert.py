@@ -264,8 +264,9 @@ def _move(arm: Arm, name: str, target: str, attempt: int) -> list[Waypoint]:
         return _shift(arm, name, arm.site(target)[0])
     if not _held(arm, name):
         options = _grasps(arm, name)
-        chosen = options[attempt % len(options)]
-        return _take(arm, body, chosen)
+        if not options:  # as it lies, nothing of it fits between the fingers
+            return [Waypoint((0.0, 0.0, 0.05), OPEN, HERE, limit=20)]
+        return _take(arm, body, options[attempt % len(options)])
     position, _ = arm.body(body)
     goal = _destination(arm, name, target)
     below, _ = _height(arm, name)
