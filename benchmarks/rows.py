@@ -40,6 +40,8 @@ WORKERS = {
     "loop": Worker("ours_loop", "this project"),
     "envs": Worker("ours_envs", "this project"),
     "released": Worker("released_envs", "the released package"),
+    "pictures": Worker("ours_pictures", "this project"),
+    "released_pictures": Worker("released_pictures", "the released package"),
     "gemm": Worker("gemm", "matrix products alone"),
     "plain": Worker("plain_data", "plain torch and numpy"),
     "plain_loop": Worker("plain_loop", "plain one-file loop"),
@@ -258,6 +260,51 @@ ROWS = (
                 "and the action, and tells success.",
             ),
             ("dmcontrol", "cheetah", "dm_control cheetah-run, one step", 2.0, "As above."),
+        )
+    ),
+    *(
+        row
+        for name, title, goal, note in (
+            (
+                "metaworld",
+                "Meta-World assembly-v3, camera corner2",
+                8.0,
+                "The peer is `env.render()` of the environment as `gymnasium.make` gives it.",
+            ),
+            (
+                "robosuite",
+                "robosuite Lift, agentview",
+                3.0,
+                "The peer is `env.sim.render` of the environment as `robosuite.make` gives it.",
+            ),
+            (
+                "libero",
+                "LIBERO libero_object/4, agentview",
+                3.0,
+                "The peer is `sim.render` of the package's OffScreenRenderEnv.",
+            ),
+        )
+        for row in (
+            Row(
+                f"render_{name}-fast",
+                f"{title}: a picture of 84x84 in the fast look",
+                "pictures",
+                f"pictures:{name}-fast",
+                (f"released_pictures:{name}",),
+                goal,
+                f"{note} Other pixels: the fast look has no shadows, reflections and "
+                "multisampling, and its meshes are no finer than the picture and shaded smoothly "
+                "(`envs/rendering.py`).",
+            ),
+            Row(
+                f"render_{name}-package",
+                f"{title}: the same in the package's look",
+                "pictures",
+                f"pictures:{name}-package",
+                (f"released_pictures:{name}",),
+                1.0,
+                "The same shadows, reflections and samples on both sides.",
+            ),
         )
     ),
 )

@@ -11,7 +11,7 @@ Importing this package imports nothing else; torch waits for the first call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,22 +50,16 @@ def load_policy(run: str | Path) -> Policy:
 
 
 def evaluate(
-    run: str | Path,
-    episodes: int = 50,
-    seed: int = 0,
-    *,
-    suite: str | None = None,
-    workers: int = 1,
+    policy: str | Path, episodes: int = 50, seed: int = 0, **options: Any
 ) -> SuiteEvaluation:
-    """Evaluate the policy of a run on fixed initial states and write the ledger into the run.
+    """Evaluate a policy on fixed initial states and write ledger and page.
 
     Args:
-        run: run directory.
+        policy: a run directory, "scripted", "play", "random" or a websocket address.
         episodes: how many initial states per task.
         seed: chooses them.
-        suite: a suite or an environment id; the run's own task if None.
-        workers: processes; the result does not depend on it.
+        **options: of `embodied.evaluation.evaluate`: suite, env_args, workers, batch, videos, ...
     """
     from embodied.evaluation import evaluate
 
-    return evaluate(run, episodes, seed, suite=suite, workers=workers)[0]
+    return evaluate(policy, episodes, seed, **options)[0]

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 import envs
+from embodied.actors import SCRIPTED
+from embodied.collection import EpisodeHook, quiet, scripted_dataset
 from embodied.core import registry
 from embodied.core.collector import EnvCollector
 from embodied.core.evaluate import Evaluator
@@ -28,14 +30,10 @@ from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import Dataset
 from embodied.datasets import (
-    SCRIPTED,
-    EpisodeHook,
     describe_dataset,
     load_episodes,
     make_env,
     open_dataset,
-    quiet,
-    scripted_dataset,
     with_arguments,
 )
 from embodied.settings import (
@@ -50,7 +48,10 @@ from embodied.settings import (
     take,
 )
 
-PACKAGES = ("embodied", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "dm_control")
+PACKAGES = (
+    *("embodied", "torch", "numpy", "gymnasium"),
+    *("mujoco", "metaworld", "dm_control", "robosuite", "hf-libero"),
+)
 
 
 @dataclass
@@ -122,6 +123,13 @@ def build_task(
         train.env,
     )
     observation, action = vector.single_observation_space.shape, vector.single_action_space.shape
+    if observation is None or len(action) != 1:
+        vector.close()
+        raise UserError(
+            f"training takes one array as observation and one action at a time; {train.env} with "
+            f"{train.env_args} has observations {vector.single_observation_space} and actions "
+            f"{vector.single_action_space}. Use env_args.obs=state and no env_args.action_chunk"
+        )
     dataset = None
     if train.data and read_data:
         path = train.data if train.data != SCRIPTED else scripted_dataset(settings, on_episode)

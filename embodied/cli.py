@@ -34,6 +34,44 @@ Settings are key=value; `embodied train --settings` lists them all with their de
 Ctrl-C and SIGTERM save and say how to go on.
 """
 
+EVAL = """\
+  policy=WHO          a run directory, scripted, play, random, or ws://HOST:PORT (docs/remote.md)
+  suite=NAME          libero_spatial, metaworld/mt10, dm_control, robosuite, ... or one task's id;
+                      by default the run's own task
+  episodes=50 seed=0  how many initial states of each task, and which list of them; LIBERO's are
+                      the stored ones in their order
+  env_args.KEY=VALUE  options of the environments, over those of the run and of the benchmark
+  workers=1 batch=1   processes, and episodes in flight in each (a server is asked about all of
+                      them in one message); the ledger is the same for any
+  videos=3            of each task, or videos=failures: the first lost ones; linked in the page
+  out=DIRECTORY       of ledger and page; by default the run's, else runs/evaluations
+  timeout=60          seconds a policy server may take to answer
+
+  embodied eval policy=runs/... suite=libero_spatial episodes=50 workers=2 videos=failures
+  embodied eval policy=ws://localhost:8000 suite=libero_10 env_args.obs=both batch=8
+  embodied eval --compare A.jsonl B.jsonl
+"""
+
+COLLECT = """\
+  env=ID or suite=NAME  what on; several tasks go into one dataset, each with its instruction
+  out=PATH              a directory, or a file for robomimic and libero
+  format=lerobot        or robomimic, libero, minari; video=true keeps pictures as mp4 (lerobot)
+  episodes=100 seed=0   of each task; episode i depends on the seed and i alone
+  policy=scripted       the task's expert; or a run directory, random, ws://HOST:PORT, or play:
+                        endless skills without a goal (env=robosuite/Stack env_args.horizon=20000)
+  noise=0.3 offset=[] noise_correlation=0 random_prob=0 failure_prob=0
+                        how much worse the policy is made on purpose (noise=0 unless scripted)
+  successes_only=true   leave failed episodes out, go on with the next index
+  env_args.obs=pixels   and other options of the environment
+  workers=1             processes; the dataset is the same, byte for byte, for any number
+
+Each episode is on the disk when it is counted. Ctrl-C saves; the same command goes on, also with
+more episodes. Data made otherwise is not mixed in.
+
+  embodied collect env=metaworld/door-open-v3 format=robomimic out=demos.hdf5 episodes=50 workers=2
+  embodied collect suite=metaworld/mt10 out=data/mt10 episodes=20 noise=0 successes_only=true
+"""
+
 DATA = """\
   embodied data info data/door                            what is in it
   embodied data verify demos.hdf5                         every file against its checksum
@@ -54,6 +92,8 @@ EXTRAS = {
     "bddl": "libero",
     "mujoco": "metaworld",
     "h5py": "hdf5",
+    "websockets": "remote",
+    "msgpack": "remote",
     "matplotlib": "report",
     "av": "report",
     "wandb": "wandb",
@@ -83,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _say(f"{error.filename or 'file'}: {error.strerror or error}", error=True)
         return 2
-    except KeyboardInterrupt:
-        _say("interrupted", error=True)
+    except KeyboardInterrupt as stop:
+        _say(str(stop) or "interrupted", error=True)
         return 130
 
 
@@ -141,23 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     train.add_argument("-m", "--multirun", action="store_true", help="sweep over KEY=A,B,...")
     train.add_argument("--settings", action="store_true", help="list every setting and leave")
-    evaluate = add("eval", _eval, "Evaluate the policy of a run on fixed initial states.")
-    evaluate.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="policy=RUN suite=NAME_OR_TASK episodes=50 seed=0 workers=1",
-    )
+    evaluate = add("eval", _eval, "Evaluate any policy on fixed initial states.", EVAL)
+    evaluate.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     evaluate.add_argument(
         "--compare", nargs=2, metavar="LEDGER", help="may two results be compared, and how do they?"
     )
-    collect = add("collect", _collect, "Record episodes of a task's scripted policy.")
-    collect.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="env=ID out=PATH, and collect.* and env_args.* as in `embodied train`",
-    )
+    collect = add("collect", _collect, "Record episodes of a policy into a dataset.", COLLECT)
+    collect.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     methods = add("methods", _methods, "List the methods.")
     methods.add_argument("--markdown", action="store_true", help="as the table of README.md")
     report = add("report", _report, "Write report.html of a run.")
@@ -208,9 +238,9 @@ def _train(arguments: argparse.Namespace) -> int:
 def _train_one(overrides: Sequence[str]) -> int:
     from embodied import assemble
     from embodied.core.trainer import Interrupted
-    from embodied.progress import ProgressLine
+    from embodied.progress import CollectionBar, ProgressLine
 
-    with _CollectionBar() as bar:
+    with CollectionBar() as bar:
         run = assemble.start(
             overrides, command=["embodied", "train", *overrides], on_episode=bar.advance
         )
@@ -237,36 +267,6 @@ def _train_one(overrides: Sequence[str]) -> int:
     return 0
 
 
-class _CollectionBar:
-    """A progress bar that appears with the first episode collected."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._successes = 0
-
-    def __enter__(self) -> _CollectionBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self, index: int, total: int, success: bool) -> None:
-        """An episode was recorded."""
-        from rich.progress import Progress
-
-        if self._bar is None:
-            self._bar = Progress()
-            self._bar.start()
-            self._first = index
-            self._task = self._bar.add_task("collecting", total=total)
-        self._successes += success
-        share = self._successes / (index + 1 - self._first)
-        self._bar.update(
-            self._task, completed=index + 1, description=f"collecting, {share:.0%} successful"
-        )
-
-
 def _list_settings(overrides: Sequence[str]) -> int:
     from embodied import settings
 
@@ -283,22 +283,9 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from embodied import datasets, settings
-    from embodied.core.types import UserError
+    from embodied import collection
 
-    out, rest = settings.take(arguments.overrides, "out")
-    if out is None:
-        raise UserError("say where to write: embodied collect env=ID out=PATH")
-    train = settings.compose(rest).train
-    args = {**train.env_args, **train.data_env_args}
-    with _CollectionBar() as bar:
-        dataset = datasets.collect(Path(out), train.env, args, train.collect, bar.advance)
-    about = datasets.describe_dataset(dataset, out)
-    _say(
-        f"{about['episodes']} episodes, {about['frames']} frames, {about['success']:.0%} "
-        f"successful, in {out}; train with data={out}"
-    )
-    return 0
+    return collection.command(arguments.overrides)
 
 
 def _methods(arguments: argparse.Namespace) -> int:

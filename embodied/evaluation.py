@@ -1,38 +1,39 @@
-"""`embodied eval`: the policy of a run on fixed initial states of one task or a whole suite.
+"""`embodied eval`: any policy on fixed initial states of one task or a whole suite.
 
-The ledger is the same whatever the number of workers: every episode begins from a state that its
-seed alone determines, and the policy sees one observation at a time on one thread, because the sums
-inside a matrix product depend on how many rows it has.
+The ledger is the same whatever the number of workers and of episodes in flight: every episode
+begins from a state that its seed alone determines, and a local policy sees one observation at a
+time on one thread, because the sums inside a matrix product depend on how many rows it has.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rich.progress import Progress, TimeRemainingColumn
 
 import envs
 from embodied import assemble
-from embodied.core.checkpoint import Checkpoints
-from embodied.core.evaluate import Episode, Evaluation, Evaluator
+from embodied.actors import is_run
+from embodied.core.evaluate import Episode, Evaluation
 from embodied.core.types import UserError
-from embodied.datasets import make_env
-from embodied.loading import load_policy
+from embodied.datasets import make_env, task_ids
+from embodied.jobs import in_order
+from embodied.player import Player
+from embodied.progress import bar
+from embodied.recorder import MakeEnv
 from embodied.report.files import write_text
-from embodied.report.ledger import Ledger, compare, write_page
-from embodied.settings import take
+from embodied.report.ledger import SCHEMA, Ledger, compare
+from embodied.report.ledger_page import write_page
+from embodied.settings import free_arguments, take
+from embodied.videos import record_episodes
 
-SCHEMA = 1
+DIRECTORY = Path("runs") / "evaluations"  # of policies that are no run of ours
 
 
 @dataclass(frozen=True)
@@ -48,137 +49,131 @@ class SuiteEvaluation(Evaluation):
     head: dict[str, Any]
 
 
-class _Runner:
-    """Evaluates single episodes; one lives in each worker."""
-
-    def __init__(self, run: Path, tasks: Mapping[str, dict[str, Any]], n: int, seed: int) -> None:
-        torch.set_num_threads(1)
-        self.policy, _ = load_policy(run)
-        self.tasks, self.n, self.seed = tasks, n, seed
-        self._task, self._evaluator = "", None
-
-    def __call__(self, task: str, index: int) -> tuple[Episode, np.ndarray]:
-        if task != self._task:
-            if self._evaluator is not None:
-                self._evaluator.env.close()
-            env = make_env(task, self.tasks[task])
-            self._task, self._evaluator = task, Evaluator(env, self.n, self.seed)
-        result = self._evaluator(self.policy, [index])
-        return result.episodes[0], result.actions[0]
-
-
-def _begin(*arguments: Any) -> None:
-    global _runner
-    _runner = _Runner(*arguments)
-
-
-def _episode(job: tuple[str, int]) -> tuple[tuple[str, int], tuple[Episode, np.ndarray]]:
-    return job, _runner(*job)
-
-
 def evaluate(
-    run: str | Path,
+    policy: str | Path,
     episodes: int = 50,
     seed: int = 0,
     *,
     suite: str | None = None,
+    env_args: Mapping[str, Any] | None = None,
     workers: int = 1,
+    batch: int = 1,
+    videos: int | str = 0,
+    out: str | Path | None = None,
+    timeout: float = 60.0,
+    make: MakeEnv = make_env,
 ) -> tuple[SuiteEvaluation, Path]:
-    """Evaluate the policy of a run and write ledger and page into its directory.
+    """Evaluate a policy and write ledger and page.
 
     Args:
-        run: run directory.
+        policy: a run directory, "scripted", "play", "random" or a websocket address.
         episodes: how many initial states per task.
         seed: chooses them.
-        suite: a suite (`envs.suite` lists them) or an environment id; the run's own task if None.
+        suite: a suite (`envs.suite` lists them) or an environment id; a run's own task if None.
+        env_args: options of the environments, over those of the run and of the suite's protocol.
         workers: processes; the ledger does not depend on it.
+        batch: episodes in flight in each of them, which a server is asked about in one message;
+            the ledger does not depend on it either.
+        videos: of how many episodes of each task, or "failures": the first lost ones of each.
+        out: directory of ledger and page; by default that of the run, else `runs/evaluations`.
+        timeout: seconds a policy server may take to answer.
+        make: makes an environment from id and options; for environments that are not registered.
 
     Returns:
         The evaluation, and where its ledger lies: one JSON line of circumstances, then one per
         episode. The page lies beside it.
     """
-    for name, value in (("episodes", episodes), ("workers", workers)):
+    for name, value in (("episodes", episodes), ("workers", workers), ("batch", batch)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
-    run = Path(run)
-    tasks = _tasks(run, suite)
-    jobs = [(task, index) for task in tasks for index in range(episodes)]
-    done = {}
-    with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn()) as progress:
-        bar = progress.add_task("evaluating", total=len(jobs))
-        for job, result in _run(jobs, min(workers, len(jobs)), (run, tasks, episodes, seed)):
-            done[job] = result
-            progress.advance(bar)
-    results = {
-        task: Evaluation(*map(list, zip(*(done[task, i] for i in range(episodes)), strict=True)))
-        for task in tasks
-    }
+    tasks = _tasks(policy, suite, env_args or {})
+    runner = Player(policy, tasks, episodes, seed, timeout, make)
+    groups = [tuple(range(i, min(i + batch, episodes))) for i in range(0, episodes, batch)]
+    jobs = [(task, group) for task in tasks for group in groups]
+    played: dict[str, list[tuple[Episode, np.ndarray]]] = {task: [] for task in tasks}
+    about: dict[str, dict[str, Any]] = {}
+    won = 0
+    with bar("evaluating", len(tasks) * episodes) as advance:
+        for (task, group), answer in in_order(runner, jobs, min(workers, len(jobs))):
+            played[task] += answer["results"]
+            about[task] = answer
+            won += sum(episode.success for episode, _ in answer["results"])
+            count = sum(map(len, played.values()))
+            advance(len(group), f"evaluating, {won / count:.0%} successful")
+    results = {task: Evaluation(*map(list, zip(*p, strict=True))) for task, p in played.items()}
     result = SuiteEvaluation(
         [episode for one in results.values() for episode in one.episodes],
         [actions for one in results.values() for actions in one.actions],
         results,
-        _head(run, suite, tasks, results, episodes, seed),
+        _head(suite, tasks, results, about, episodes, seed),
     )
-    name = "" if suite is None else f"-{suite.replace('/', '-')}"
-    path = run / f"ledger{name}-{episodes}-seed{seed}.jsonl"
-    rows = [{"task": t, **asdict(e)} for t, one in results.items() for e in one.episodes]
+    path = _path(policy, suite, out, f"{episodes}-seed{seed}")
+    rows = [{"task": t, **e.record()} for t, one in results.items() for e in one.episodes]
     write_text(path, "".join(json.dumps(line) + "\n" for line in (result.head, *rows)))
-    write_page(Ledger.read(path))
+    notes = record_episodes(path.with_suffix(".videos"), results, videos, tasks, workers, make)
+    write_page(Ledger.read(path), notes)
     return result, path
 
 
-def _tasks(run: Path, suite: str | None) -> dict[str, dict[str, Any]]:
-    """The tasks of a suite with the options the run was trained under, where they apply."""
-    about, _ = assemble.read_run(run)
-    own = about["env"]
-    if suite is None:
-        return {own: about["env_args"]}
-    names = [suite] if suite in envs.tasks() else envs.suite(suite)
-    family = own.split("/")[0]
-    return {name: about["env_args"] if name.split("/")[0] == family else {} for name in names}
+def _tasks(
+    policy: str | Path, suite: str | None, given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The tasks, each with its options: those given, over those the run was trained under (where
+    they apply), over those of the benchmark's protocol."""
+    own, trained = None, {}
+    if is_run(policy):
+        about, _ = assemble.read_run(policy)
+        own, trained = about["env"], about["env_args"]
+    if suite is None and own is None:
+        raise UserError(f"say on which tasks: embodied eval policy={policy} suite=NAME_OR_TASK")
+    family = (own or "").split("/")[0]
+    return {
+        task: {
+            **envs.protocol(task),
+            **(trained if task.split("/")[0] == family else {}),
+            **given,
+        }
+        for task in task_ids(suite or own)
+    }
 
 
-def _run(jobs: Sequence[tuple[str, int]], workers: int, arguments: tuple[Any, ...]) -> Iterator:
-    """Every job and its result, in any order."""
-    if workers == 1:
-        runner = _Runner(*arguments)
-        yield from ((job, runner(*job)) for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _begin, arguments) as pool:
-        yield from pool.imap_unordered(_episode, jobs, chunksize=max(1, len(jobs) // workers // 4))
+def _path(policy: str | Path, suite: str | None, out: str | Path | None, rest: str) -> Path:
+    name = "" if suite is None else f"-{suite.replace('/', '-')}"
+    if is_run(policy):
+        return Path(out or policy) / f"ledger{name}-{rest}.jsonl"
+    slug = re.sub(r"[^\w.]+", "-", str(policy)).strip("-")
+    return Path(out or DIRECTORY) / f"{slug}{name}-{rest}.jsonl"
 
 
 def _head(
-    run: Path,
     suite: str | None,
-    tasks: Mapping[str, dict[str, Any]],
+    tasks: Mapping[str, Mapping[str, Any]],
     results: Mapping[str, Evaluation],
+    about: Mapping[str, Mapping[str, Any]],
     episodes: int,
     seed: int,
 ) -> dict[str, Any]:
     described = {}
     for task, args in tasks.items():
-        with closing(make_env(task, args)) as env:
-            states = "".join(episode.initial_state for episode in results[task].episodes)
-            about = envs.describe(env)
-            described[task] = {
-                "env_args": args,
-                "versions": about["versions"],
-                "env_hash": about["hash"],
-                "initial_states": hashlib.sha256(states.encode()).hexdigest()[:16],
-            }
-    _, parts = Checkpoints(run / "checkpoints").load()
-    counters = parts["trainer"]["counters"]
+        states = "".join(episode.initial_state for episode in results[task].episodes)
+        described[task] = {
+            "instruction": about[task]["instruction"],
+            "env_args": args,
+            "versions": about[task]["env"]["versions"],
+            "env_hash": about[task]["env"]["hash"],
+            "look": about[task]["env"]["look"],
+            "initial_states": hashlib.sha256(states.encode()).hexdigest()[:16],
+        }
+    renderers = [one["renderer"] for one in about.values()]
     return {
         "schema": SCHEMA,
         "suite": suite,
         "tasks": described,
         "episodes": episodes,
         "seed": seed,
-        "policy": {"run": run.name, **{k: counters[k] for k in ("env_steps", "updates")}},
+        "policy": next(iter(about.values()))["policy"],
         "versions": assemble.versions(),
-        "renderer": os.environ.get("MUJOCO_GL", "default"),
+        "renderer": next((r for r in renderers if r != "none"), "none"),
     }
 
 
@@ -188,20 +183,35 @@ def command(overrides: Sequence[str], pair: Sequence[str] | None = None) -> int:
         verdict = compare(*map(Ledger.read, map(Path, pair)))
         print(verdict.text)
         return 0 if verdict.comparable else 1
-    run, rest = take(overrides, "policy")
-    if not run:
-        raise UserError("say which policy: embodied eval policy=RUN")
+    policy, rest = take(overrides, "policy")
+    if not policy:
+        raise UserError(
+            "say which policy: embodied eval policy=RUN (or scripted, random, ws://...)"
+        )
     suite, rest = take(rest, "suite")
-    options = {"episodes": 50, "seed": 0, "workers": 1}
+    env, rest = take(rest, "env")
+    out, rest = take(rest, "out")
+    videos, rest = take(rest, "videos")
+    env_args, rest = free_arguments(rest, "env_args")
+    options = {"episodes": 50, "seed": 0, "workers": 1, "batch": 1, "timeout": 60}
     for override in rest:
         key, _, value = override.partition("=")
         if key not in options or not value.isdecimal():
             raise UserError(
-                "embodied eval takes suite=NAME, episodes=N, seed=N and workers=N, "
-                f"not {override!r}"
+                "embodied eval takes suite=NAME_OR_TASK, env_args.KEY=VALUE, episodes=N, seed=N, "
+                f"workers=N, batch=N, videos=N, timeout=SECONDS and out=DIRECTORY, not {override!r}"
             )
         options[key] = int(value)
-    result, path = evaluate(run, suite=suite, **options)
+    if videos is not None and not (videos == "failures" or videos.isdecimal()):
+        raise UserError(f"videos={videos}: say how many of each task, or failures")
+    result, path = evaluate(
+        policy,
+        suite=suite or env,
+        env_args=env_args,
+        out=out,
+        videos=int(videos or 0) if videos != "failures" else videos,
+        **options,
+    )
     for task, one in result.tasks.items() if len(result.tasks) > 1 else ():
         print(f"{task}: {_line(one)}")
     print(_line(result))

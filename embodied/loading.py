@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embodied import assemble
 from embodied.core import registry
@@ -14,17 +16,38 @@ from embodied.core.types import Learner, Policy
 from embodied.settings import Settings, compose
 
 
-def load_learner(
-    run: str | Path, *, read_data: bool = False
-) -> tuple[Learner, RobotTask, Settings]:
-    """The learner a run ended with (or has so far), rebuilt from its newest checkpoint.
+@dataclass(frozen=True)
+class Learnt:
+    """What a run ended with, or has so far.
+
+    Attributes:
+        learner: the learner of the last phase.
+        task: the task it was built for.
+        settings: of the run.
+        counters: how far training was.
+        scaling: of observations, as JSON; None if there is none.
+    """
+
+    learner: Learner
+    task: RobotTask
+    settings: Settings
+    counters: dict[str, Any]
+    scaling: dict[str, Any] | None
+
+    def policy(self, *, deterministic: bool = True) -> Policy:
+        """The policy for raw observations: its mode, or else samples."""
+        policy = self.learner.policy(deterministic=deterministic)
+        if self.scaling is None:
+            return policy
+        return ScaledPolicy(policy, ObservationScaling.read(self.scaling))
+
+
+def load(run: str | Path, *, read_data: bool = False) -> Learnt:
+    """What a run has learnt.
 
     Args:
         run: run directory.
         read_data: also open the run's offline data, which otherwise need not be there.
-
-    Returns:
-        The learner of the last phase, the task it was built for, and the run's settings.
     """
     about, _ = assemble.read_run(run)
     settings = compose(about["overrides"])
@@ -37,19 +60,11 @@ def load_learner(
     learner = recipe[max(reached, 0)].learner
     name = next(name for name, part in recipe.parts() if part is learner)
     learner.load_state_dict(parts[name])
-    return learner, task, settings
+    counters = parts["trainer"]["counters"]
+    return Learnt(learner, task, settings, counters, about["observation_scaling"])
 
 
 def load_policy(run: str | Path, *, deterministic: bool = True) -> tuple[Policy, Settings]:
-    """The policy of a run, for raw observations.
-
-    Args:
-        run: run directory.
-        deterministic: the mode of the policy; else it samples.
-    """
-    learner, _, settings = load_learner(run)
-    policy = learner.policy(deterministic=deterministic)
-    about, _ = assemble.read_run(run)
-    if about["observation_scaling"] is not None:
-        policy = ScaledPolicy(policy, ObservationScaling.read(about["observation_scaling"]))
-    return policy, settings
+    """The policy of a run, for raw observations, and the run's settings."""
+    learnt = load(run)
+    return learnt.policy(deterministic=deterministic), learnt.settings

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from embodied.core.trainer import Trainer
@@ -69,6 +79,54 @@ class ProgressLine:
         if trainer.recent_success is not None:
             text += f"  success {trainer.recent_success:.0%}"
         self._progress.update(self._task, completed=done, text=text, eta=eta)
+
+
+@contextmanager
+def bar(title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A progress bar with the time left.
+
+    Yields:
+        What to call with how much more is done, and a new title if there is one.
+    """
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(title, total=total, completed=done)
+
+        def advance(count: int, title: str | None = None) -> None:
+            progress.update(task, advance=count, description=title)
+
+        yield advance
+
+
+class CollectionBar:
+    """A progress bar that appears with the first episode collected."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._advance: Callable[..., None] | None = None
+        self._successes = self._first = 0
+
+    def __enter__(self) -> CollectionBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def advance(self, index: int, total: int, success: bool) -> None:
+        """An episode was recorded; an `EpisodeHook`."""
+        if self._advance is None:
+            self._advance = self._stack.enter_context(bar("collecting", total, index))
+            self._first = index
+        self._successes += success
+        share = self._successes / (index + 1 - self._first)
+        self._advance(1, f"collecting, {share:.0%} successful")
 
 
 def _clock(seconds: float) -> str:

@@ -407,6 +407,20 @@ def take(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
     return value, rest
 
 
+def free_arguments(overrides: Sequence[str], section: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of `section.KEY=VALUE` overrides, and the other overrides."""
+    mine = [o for o in overrides if o.startswith(f"{section}.")]
+    rest = [o for o in overrides if o not in mine]
+    keys = {o.partition("=")[0].removeprefix(f"{section}."): o for o in mine}
+    values = {}
+    for key, override in keys.items():
+        parsed = _parse([override])[0]
+        if parsed.is_sweep_override():
+            raise UserError(f"{override!r} gives several values; a list is written KEY=[1,2]")
+        values[key] = parsed.value()
+    return values, rest
+
+
 def merged(old: Sequence[str], new: Sequence[str]) -> list[str]:
     """Overrides of a run with newer ones on top, without those of its place."""
     by_key = {o.partition("=")[0].lstrip("+"): o for o in (*old, *new)}

@@ -20,9 +20,10 @@ from typing import Any
 from envs.base import EnvsError, MissingExtra, RenderError, SimEnv, UnknownTask
 from envs.registry import describe, make, register_gymnasium, tasks
 from envs.scripted import Expert, NoisyExpert, expert
-from envs.suites import register_suite, suite, suite_names
+from envs.suites import protocol, register_suite, suite, suite_names
 from envs.vector import make_vec
 from envs.workers import WorkerError
+from envs.wrappers import ActionChunk, ClassifierReward, FrameStack
 
 register_gymnasium()
 
@@ -37,9 +38,12 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ActionChunk",
+    "ClassifierReward",
     "EnvCheckError",
     "EnvsError",
     "Expert",
+    "FrameStack",
     "MissingExtra",
     "NoisyExpert",
     "RenderError",
@@ -51,6 +55,7 @@ __all__ = [
     "expert",
     "make",
     "make_vec",
+    "protocol",
     "register_suite",
     "suite",
     "suite_names",

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
+
+from envs.instructions import instruction
 
 STATE_VERSION = 1
 
@@ -60,19 +62,30 @@ class Options:
     action_repeat: int = 1
     image_size: int = 84
     camera: str | int | None = None
+    cameras: tuple[str, ...] | None = None
     render: str = "package"
     render_mode: str | None = "rgb_array"
     render_size: tuple[int, int] = (240, 320)
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("obs", ("state", "pixels")),
+            ("obs", ("state", "pixels", "both")),
             ("reward", ("dense", "sparse")),
             ("render", ("package", "fast")),
             ("render_mode", (None, "rgb_array")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}; allowed are {allowed}")
+        if self.cameras is not None and (
+            self.obs != "both"
+            or self.camera is not None
+            or not self.cameras
+            or len({*map(str, self.cameras)}) < len(self.cameras)
+        ):
+            raise ValueError(
+                f"cameras={self.cameras} with obs={self.obs!r} and camera={self.camera!r}: cameras "
+                'names different cameras for obs="both", instead of camera'
+            )
         sizes = (self.action_repeat, self.image_size, *self.render_size)
         if self.horizon is not None:
             sizes = (self.horizon, *sizes)
@@ -86,16 +99,19 @@ class Options:
 class SimEnv(gymnasium.Env, abc.ABC):
     """A gymnasium environment with exact seeding, exact saving and a success flag.
 
-    Observations are `float32[state_dim]` or `uint8[image_size, image_size, 3]`. Actions are
+    Observations are `float32[state_dim]`, `uint8[image_size, image_size, 3]`, or a dict with the
+    one as `state` and the other as `pixels`, of several cameras as `pixels.<camera>`. Actions are
     `float32[action_dim]`, clipped to [-1, 1]. After `terminated` or `truncated` the episode is
     over, and a further `step` raises until `reset` is called.
 
     Attributes:
+        instruction: what to do, in words; also in the `info` of each reset.
         identity: the id and every option that changes observations, rewards or episode ends.
         horizon: length of an episode in calls of `step`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 (gymnasium's name)
+    instruction = ""  # an adapter that has none of its own gets one from the task's name
 
     def __init__(
         self,
@@ -120,11 +136,11 @@ class SimEnv(gymnasium.Env, abc.ABC):
         self.options = options
         self.render_mode = options.render_mode
         self.horizon = options.horizon or -(-control_steps // options.action_repeat)
-        if options.obs == "pixels":
-            shape = (options.image_size, options.image_size, 3)
-            self.observation_space = Box(0, 255, shape, np.uint8)
-        else:
-            self.observation_space = Box(-np.inf, np.inf, (state_dim,), np.float32)
+        self.instruction = self.instruction or instruction(env_id)
+        self._views: dict[str, str | int | None] = {"pixels": options.camera}
+        if options.cameras is not None:
+            self._views = {f"pixels.{camera}": camera for camera in options.cameras}
+        self.observation_space = self._observation_space(state_dim)
         self.action_space = Box(-1.0, 1.0, (action_dim,), np.float32)
         self._action_shape, self._repeats = (action_dim,), range(options.action_repeat)
         self._lowest, self._highest = -np.ones(action_dim), np.ones(action_dim)
@@ -134,11 +150,21 @@ class SimEnv(gymnasium.Env, abc.ABC):
         self._over = True
         self._state = np.zeros(state_dim, np.float32)
 
+    def _observation_space(self, state_dim: int) -> Box | Dict:
+        state = Box(-np.inf, np.inf, (state_dim,), np.float32)
+        size = self.options.image_size
+        pixels = Box(0, 255, (size, size, 3), np.uint8)
+        if self.options.obs == "both":
+            return Dict({"state": state, **dict.fromkeys(self._views, pixels)})
+        return pixels if self.options.obs == "pixels" else state
+
     def _identity_kwargs(self, task_kwargs: dict[str, Any]) -> dict[str, Any]:
         names = ["obs", "reward", "terminate_on_success", "action_repeat"]
-        if self.options.obs == "pixels":
+        if self.options.obs != "state":
             names += ["image_size", "camera", "render"]
         shared = {name: getattr(self.options, name) for name in names}
+        if self.options.cameras is not None:
+            shared["cameras"] = list(self.options.cameras)
         return {**shared, "horizon": self.horizon, **task_kwargs}
 
     # ---------------------------------------------------------------- hooks for adapters
@@ -160,14 +186,14 @@ class SimEnv(gymnasium.Env, abc.ABC):
         """Restores `state`; called right after `_reset_task` with the same episode's seed."""
 
     @abc.abstractmethod
-    def _frame(self, height: int, width: int) -> np.ndarray:
-        """Returns the present view as `uint8[height, width, 3]`, upright."""
+    def _frame(self, height: int, width: int, camera: str | int | None) -> np.ndarray:
+        """Returns a camera's view as `uint8[height, width, 3]`; None is the suite's own camera."""
 
     # ---------------------------------------------------------------- gymnasium
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray | dict[str, np.ndarray], dict[str, Any]]:
         """Starts an episode.
 
         Args:
@@ -176,7 +202,8 @@ class SimEnv(gymnasium.Env, abc.ABC):
             options: not used.
 
         Returns:
-            The first observation, and `{"success": False, "episode_seed": int}`.
+            The first observation, and
+            `{"success": False, "episode_seed": int, "instruction": str}`.
         """
         super().reset(seed=seed)
         drawn = seed is None
@@ -184,7 +211,8 @@ class SimEnv(gymnasium.Env, abc.ABC):
         self._state = np.asarray(self._reset_task(self._episode_seed), np.float32)
         self._elapsed = 0
         self._over = False
-        return self.observation(), {"success": False, "episode_seed": self._episode_seed}
+        info = {"success": False, "episode_seed": self._episode_seed}
+        return self.observation(), {**info, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Takes `action_repeat` control steps with one action.
@@ -210,7 +238,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
             try:
                 state, reward, succeeded, terminated = self._control(command)
                 state = state.astype(np.float32)
-                if not (math.isfinite(reward) and _finite(state)):
+                if not (math.isfinite(reward) and finite(state)):
                     raise Diverged("non-finite observation or reward")
             except Diverged:
                 total, success, terminated, diverged = 0.0, False, True, True
@@ -249,13 +277,19 @@ class SimEnv(gymnasium.Env, abc.ABC):
         """Returns the present view as `uint8[*render_size, 3]`, or None without a render mode."""
         if self.render_mode is None:
             return None
-        return self._frame(*self.options.render_size)
+        return self._frame(*self.options.render_size, self.options.camera)
 
-    def observation(self) -> np.ndarray:
-        """Returns the present observation once more (a fresh array); renders it for pixels."""
-        if self.options.obs == "pixels":
-            return self._frame(self.options.image_size, self.options.image_size)
-        return self._state.copy()
+    def observation(self) -> np.ndarray | dict[str, np.ndarray]:
+        """Returns the present observation once more (fresh arrays); renders what is pixels."""
+        if self.options.obs == "state":
+            return self._state.copy()
+        size = self.options.image_size
+        pixels = {name: self._frame(size, size, camera) for name, camera in self._views.items()}
+        return (
+            {"state": self._state.copy(), **pixels}
+            if self.options.obs == "both"
+            else pixels["pixels"]
+        )
 
     def state_observation(self) -> np.ndarray:
         """Returns the flat state `float32[state_dim]`, also when observations are pixels."""
@@ -303,6 +337,6 @@ class SimEnv(gymnasium.Env, abc.ABC):
         self._state = np.array(state["observation"], np.float32)
 
 
-def _finite(values: np.ndarray) -> bool:
+def finite(values: np.ndarray) -> bool:
     """Tells whether a vector is finite; asks its square first, in a third of the time."""
     return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())

@@ -23,7 +23,13 @@ from typing import Any
 import numpy as np
 
 from envs.base import EnvsError, MissingExtra, Options
-from envs.robosuite import RobosuiteSim, flatten, global_generators, import_robosuite
+from envs.robosuite import (
+    RobosuiteSim,
+    check_stepping,
+    flatten,
+    global_generators,
+    import_robosuite,
+)
 
 # Somewhat above the longest demonstration of each suite (OpenVLA's evaluation).
 CONTROL_STEPS = {
@@ -71,6 +77,7 @@ class LiberoEnv(RobosuiteSim):
         rotate_images: bool = True,
         assets: str | os.PathLike[str] | None = None,
         assets_hash: str | None = None,
+        stepping: str = "lean",
     ) -> None:
         """Makes the task.
 
@@ -87,6 +94,8 @@ class LiberoEnv(RobosuiteSim):
             assets: folder with LIBERO's models; by default `$LIBERO_ASSETS`, else where hf-libero
                 has them.
             assets_hash: which models these must be; `env.identity` has it for those in use.
+            stepping: "lean", the same to the bit in less time (`envs.robosuite_lean`), or
+                "package".
 
         Raises:
             MissingAssets: there are none, or not the ones asked for.
@@ -101,6 +110,7 @@ class LiberoEnv(RobosuiteSim):
             raise ValueError(
                 f"{env_id}: init_state={init_state}; there are 0 to {len(self._states) - 1}"
             )
+        check_stepping(env_id, stepping)
         if wait_steps < 0:
             raise ValueError(f"{env_id}: wait_steps={wait_steps} is negative")
         self._fixed, self._wait, self._rotate = init_state, wait_steps, rotate_images
@@ -109,7 +119,7 @@ class LiberoEnv(RobosuiteSim):
         bddl = package_folder(env_id) / "bddl_files" / suite / f"{name}.bddl"
         self._use_assets()
         with global_generators(0):
-            self._adopt(_make_problem(str(bddl)))
+            self._adopt(_make_problem(str(bddl)), stepping)
             self._restart()
         if (width := 1 + self._model.nq + self._model.nv) != self._states.shape[1]:
             raise ValueError(
@@ -136,6 +146,11 @@ class LiberoEnv(RobosuiteSim):
         """Starts an episode; see `SimEnv.reset`. `info["init_state"]` is the state's index."""
         observation, info = super().reset(seed=seed, options=options)
         return observation, {**info, "init_state": self.init_state}
+
+    @property
+    def stored_states(self) -> int:
+        """How many initial states the seeds choose from; 0 if one was fixed."""
+        return len(self._states) if self._fixed is None else 0
 
     def robot_state(self) -> np.ndarray:
         """Returns what vision-language-action models get beside the pictures.
@@ -173,12 +188,13 @@ class LiberoEnv(RobosuiteSim):
         sim._post_process()
         sim._update_observables(force=True)
         for _ in range(self._wait):
-            sim.step(WAIT)
+            self._advance(WAIT)
         self._remember_reset()
         return flatten(sim._get_observations())
 
     def _outcome(self, done: bool) -> tuple[bool, bool]:
-        return done, False  # the package's `done` is its success predicate
+        # The package's `done` is its success predicate.
+        return done if self._lean is None else bool(self._sim._check_success()), False
 
 
 _ROBOT_STATE = ("eef_pos", "eef_quat", "gripper_qpos")

@@ -79,8 +79,8 @@ class PointMaze(SimEnv):
     def _set_task_state(self, state: dict[str, Any]) -> None:
         self._position = np.array(state["position"], np.float64)
 
-    def _frame(self, height: int, width: int) -> np.ndarray:
-        """Draws the maze from above: wall grey, goal green, point red."""
+    def _frame(self, height: int, width: int, camera: str | int | None) -> np.ndarray:
+        """Draws the maze from above, whatever the camera: wall grey, goal green, point red."""
         x = (np.arange(width) + 0.5) / width * SIZE
         y = SIZE - (np.arange(height)[:, None] + 0.5) / height * SIZE
         frame = np.full((height, width, 3), 255, np.uint8)

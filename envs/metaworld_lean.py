@@ -16,7 +16,8 @@ package in this process see nothing of it.
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,17 +36,21 @@ DOUBLE = np.dtype(np.float64)
 
 
 class Named:
-    """A body, geom, site or joint of the simulation; keeps the views that were asked for once."""
+    """A body, geom, site or joint of the simulation; keeps the arrays that were asked for once.
 
-    def __init__(self, view: Any) -> None:
-        self.__dict__["view"] = view
+    MuJoCo's own view of it would keep the simulation alive for ever, through a cycle of references
+    that Python's collector cannot see; so it is looked up again for each array.
+    """
+
+    def __init__(self, data: weakref.ref, kind: str, name: str) -> None:
+        self.__dict__["_find"] = lambda: getattr(mujoco.MjData, kind)(data(), name)
 
     def __getattr__(self, name: str) -> Any:
-        value = self.__dict__[name] = getattr(self.view, name)
+        value = self.__dict__[name] = getattr(self._find(), name)
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.view, name, value)
+        setattr(self._find(), name, value)
 
 
 class NamedData(mujoco.MjData):
@@ -54,11 +59,7 @@ class NamedData(mujoco.MjData):
     def __init__(self, model: mujoco.MjModel) -> None:
         super().__init__(model)
         for kind in ("body", "geom", "site", "joint"):
-            setattr(self, kind, functools.cache(self._finder(kind)))
-
-    def _finder(self, kind: str) -> Callable[[str], Named]:
-        find = getattr(super(), kind)
-        return lambda name: Named(find(name))
+            setattr(self, kind, functools.cache(functools.partial(Named, weakref.ref(self), kind)))
 
 
 class LeanSawyer(SawyerXYZEnv):

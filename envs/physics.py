@@ -1,6 +1,9 @@
 """What the MuJoCo adapters share: exact state, a clean model at each reset, and pictures."""
 
+import atexit
+import contextlib
 import ctypes
+import functools
 import importlib
 import os
 import sys
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from envs.base import MissingExtra, RenderError, SimEnv
+from envs.rendering import light_model, only_in_view
 
 # Geometry that no task edits; leaving it out keeps the copy small.
 _LARGE_FIELDS = ("mesh_", "tex_", "skin_", "flex", "bvh_", "oct_")
@@ -72,9 +76,9 @@ class MujocoSimEnv(SimEnv):
         """Remembers the model as constructed; adapters call this again if they compile another."""
         self._model, self._data = model, data
         if not hasattr(self, "_renderers"):
-            self._renderers: dict[tuple[int, int], Any] = {}
-            # Left to the interpreter's end, mujoco's renderers print errors about a lost context.
-            weakref.finalize(self, _close_all, self._renderers)
+            self._renderers = Renderers()
+            _every.add(self._renderers)
+            weakref.finalize(self, _close_all, self._renderers).atexit = False
         _close_all(self._renderers)
         self._pristine = {
             name: value.copy()
@@ -93,6 +97,13 @@ class MujocoSimEnv(SimEnv):
         mujoco.mj_resetData(self._model, self._data)
         if self._model.nhfield:  # the GPU's copy of a terrain is stale now
             _close_all(self._renderers)
+
+    def simulator_state(self) -> np.ndarray:
+        """Returns `float64[1 + nq + nv]`: time, positions, velocities, as robomimic's `states`.
+
+        It is what datasets keep; only `get_state` continues an episode to the bit.
+        """
+        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
 
     def _get_physics(self) -> np.ndarray:
         """Returns mjSTATE_INTEGRATION, the only state that includes the solver's warm start."""
@@ -118,8 +129,8 @@ class MujocoSimEnv(SimEnv):
         mujoco.mj_forward(self._model, self._data)  # derived quantities: positions, contacts
         mujoco.mj_setState(self._model, self._data, state, spec)  # forward moved the warm start
 
-    def _frame(self, height: int, width: int) -> np.ndarray:
-        return self.frame(height, width, self.options.camera)
+    def _frame(self, height: int, width: int, camera: str | int | None) -> np.ndarray:
+        return self.frame(height, width, camera)
 
     def frame(self, height: int, width: int, camera: str | int | None = None) -> np.ndarray:
         """Returns what a camera sees, as `uint8[height, width, 3]`, upright.
@@ -140,14 +151,17 @@ class MujocoSimEnv(SimEnv):
         try:
             if (height, width) not in self._renderers:
                 self._renderers[height, width] = self._make_renderer(height, width, fast)
-            renderer = self._renderers[height, width]
-            renderer.update_scene(self._data, camera, self._scene_option())
+            renderer, option = self._renderers[height, width], self._scene_option()
+            renderer.update_scene(self._data, camera, option)
         except ValueError as error:
             names = [self._model.camera(i).name for i in range(self._model.ncam)]
             raise ValueError(
                 f"{self.identity['id']}: no camera {camera!r}; there are {names}"
             ) from error
         if fast:
+            view = renderer.scene.camera[0]
+            with only_in_view(self._model, self._data, view, width / height):
+                renderer.update_scene(self._data, camera, option)
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         frame = renderer.render()
@@ -170,14 +184,13 @@ class MujocoSimEnv(SimEnv):
         visual = self._model.vis
         visual.global_.offheight = max(visual.global_.offheight, height)
         visual.global_.offwidth = max(visual.global_.offwidth, width)
-        samples = visual.quality.offsamples
-        visual.quality.offsamples = 0 if fast else samples
         try:
-            return mujoco.Renderer(self._model, height, width)
+            with light_model(self._model, height) if fast else contextlib.nullcontext():
+                renderer = mujoco.Renderer(self._model, height, width)
         except Exception as error:  # each GL backend raises its own type
             raise RenderError(_gl_message(str(error))) from error
-        finally:
-            visual.quality.offsamples = samples
+        _close_at_exit()
+        return renderer
 
     def close(self) -> None:
         """Frees the renderers."""
@@ -193,7 +206,25 @@ def owned_array(value: Any) -> bool:
     return value.base is None
 
 
-def _close_all(renderers: dict[tuple[int, int], Any]) -> None:
+class Renderers(dict):
+    """An environment's renderers by height and width; a dict that can be in a WeakSet."""
+
+    __hash__ = object.__hash__
+
+
+_every: weakref.WeakSet[Renderers] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Has all renderers closed before mujoco ends OpenGL, which it arranges at the first one.
+
+    Afterwards they print errors about a lost context.
+    """
+    atexit.register(lambda: [_close_all(renderers) for renderers in list(_every)])
+
+
+def _close_all(renderers: Renderers) -> None:
     for renderer in renderers.values():
         renderer.close()
     renderers.clear()

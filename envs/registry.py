@@ -4,12 +4,15 @@ import difflib
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import gymnasium
 
-from envs.base import Options, SimEnv, UnknownTask
+from envs.base import Options, UnknownTask
+from envs.rendering import FAST_LOOK, gl
+from envs.wrappers import ActionChunk, FrameStack, layer
 
 # Raise this when a change here alters trajectories; results of different revisions do not compare.
 REVISION = 1
@@ -105,17 +108,21 @@ def make(
     action_repeat: int = 1,
     image_size: int = 84,
     camera: str | int | None = None,
+    cameras: Sequence[str] | None = None,
     render: str = "package",
     render_mode: str | None = "rgb_array",
     render_size: tuple[int, int] = (240, 320),
+    frame_stack: int | None = None,
+    action_chunk: int | None = None,
     **task_kwargs: Any,
-) -> SimEnv:
+) -> gymnasium.Env:
     """Makes an environment.
 
     Args:
         env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>`, `robosuite/<Task>`,
             `libero/<suite>/<index>` or `maze/point-v0`.
-        obs: "state", a flat float32 vector, or "pixels", uint8 `[image_size, image_size, 3]`.
+        obs: "state", a flat float32 vector; "pixels", uint8 `[image_size, image_size, 3]`; or
+            "both", a dict with these as `state` and `pixels`.
         reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
             with success, else 0.
         horizon: calls of `step` until truncation. By default the simulator's own episode length
@@ -125,10 +132,14 @@ def make(
         action_repeat: control steps per call of `step`.
         image_size: side of a pixel observation.
         camera: name or number; by default one that shows the whole scene.
+        cameras: with obs="both", several cameras: the pictures are then `pixels.<camera>` each.
         render: "package", the simulator's own look, or "fast", without shadows, reflections and
-            multisampling. Applies to pixel observations and to `render()`.
+            multisampling and with meshes no finer than the picture (`envs.rendering`). Applies to
+            pixel observations and to `render()`.
         render_mode: "rgb_array" or None.
         render_size: height and width of the image from `render()`.
+        frame_stack: observe so many observations at once; see `envs.wrappers.FrameStack`.
+        action_chunk: take so many actions at once; see `envs.wrappers.ActionChunk`.
         **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, robosuite
             and LIBERO those of `RobosuiteEnv` and `LiberoEnv`.
 
@@ -146,12 +157,16 @@ def make(
         action_repeat=action_repeat,
         image_size=image_size,
         camera=camera,
+        cameras=None if cameras is None else tuple(cameras),
         render=render,
         render_mode=render_mode,
         render_size=tuple(render_size),
     )
     module, name = _ADAPTERS[suite]
-    return getattr(importlib.import_module(module), name)(env_id, task, options, **task_kwargs)
+    env = getattr(importlib.import_module(module), name)(env_id, task, options, **task_kwargs)
+    if frame_stack is not None:
+        env = FrameStack(env, frame_stack)
+    return env if action_chunk is None else ActionChunk(env, action_chunk)
 
 
 def describe(env: Any) -> dict[str, Any]:
@@ -161,18 +176,28 @@ def describe(env: Any) -> dict[str, Any]:
         env: an environment or vector environment of this package, wrapped or not.
 
     Returns:
-        `id`, `kwargs`, `versions` of the simulator's packages, `revision` of this one, and `hash`:
-        16 hex digits over the others. Results compare only under equal hashes.
+        `id`, `kwargs`, `wrappers` if there are any, `versions` of the simulator's packages,
+        `revision` of this one, and `hash`: 16 hex digits over all these. Results compare only
+        under equal hashes. Also `look`, how pictures are drawn: `render`, and where observations
+        have pictures, the `gl` that draws them and its `device`. These last two depend on the
+        machine and are not in the hash.
     """
-    identity = env.unwrapped.identity
+    env = layer(env, "identity") or env.unwrapped  # a vector environment has wrappers of its own
+    identity = env.identity
     suite, _ = split_id(identity["id"])
     described = {
         **identity,
         "versions": {package: metadata.version(package) for package in _PACKAGES[suite]},
         "revision": REVISION,
     }
-    text = json.dumps(described, sort_keys=True)
-    return {**described, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    look: dict[str, Any] = {"render": env.options.render}
+    pictures = env.options.obs != "state"
+    if look["render"] == "fast":
+        look["revision"] = FAST_LOOK
+    text = json.dumps({**described, "look": look} if pictures else described, sort_keys=True)
+    if pictures and suite != "maze":  # which draws itself
+        look |= gl()
+    return {**described, "look": look, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def register_gymnasium() -> None:

@@ -5,6 +5,7 @@ Version 1.4 and 1.5 differ in how controllers are configured; trajectories of th
 """
 
 import contextlib
+import importlib.metadata
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from envs.physics import MujocoSimEnv, load_simulator, owned_array
 
 CONTROL_STEPS = 500  # of robosuite's own benchmark (section 5 of the paper)
 CONTROLLERS = ("OSC_POSE", "OSC_POSITION", "JOINT_POSITION", "JOINT_VELOCITY", "JOINT_TORQUE")
+STEPPING = ("lean", "package")
 _PLACEMENT_TRIES = 100
 
 # The package's objects that hold numbers which change in an episode; models and simulators do not.
@@ -42,14 +44,17 @@ class RobosuiteSim(MujocoSimEnv):
     """What robosuite's own tasks and LIBERO's share; state is `[object-state, robot states]`."""
 
     default_camera = "agentview"
+    metadata = {**MujocoSimEnv.metadata, "render_fps": 20}  # noqa: RUF012 (gymnasium's name)
 
-    def _adopt(self, sim: Any) -> None:
+    def _adopt(self, sim: Any, stepping: str) -> None:
         """Takes over an environment of the package; adapters call this once.
 
         The package rebuilds everything at each reset. This is kept, for it makes a reset
         independent of earlier episodes, except for compiling a model that did not change.
         """
         self._sim = sim
+        self._wanted = stepping
+        self._lean: Any = None
         self._compile = sim._initialize_sim
         sim._initialize_sim = self._initialize_sim
         sim._destroy_sim = lambda: None
@@ -58,6 +63,11 @@ class RobosuiteSim(MujocoSimEnv):
     def _bind_compiled(self, xml: str) -> None:
         self._xml = xml
         self._bind(self._sim.sim.model._model, self._sim.sim.data._data)
+
+    @property
+    def stepping(self) -> str:
+        """How it is stepped: "lean", or "package" if asked for or needed by the configuration."""
+        return "package" if self._lean is None else "lean"
 
     def _initialize_sim(self, xml_string: str | None = None) -> None:
         xml = xml_string or self._sim.model.get_xml()
@@ -82,8 +92,19 @@ class RobosuiteSim(MujocoSimEnv):
         for _ in range(_PLACEMENT_TRIES):
             self._prepare_reset()
             with contextlib.suppress(RandomizationError):
-                return self._sim.reset()
+                observation = self._sim.reset()
+                self._lean = self._choose_stepping()  # for robots that are new too
+                return observation
         raise PlacementError(f"no room for the objects found in {_PLACEMENT_TRIES} tries")
+
+    def _choose_stepping(self) -> Any:
+        """Returns what steps the environment instead of the package, or None."""
+        if self._wanted == "package" or not _is_1_4():
+            return None
+        from envs import robosuite_lean
+
+        possible = not robosuite_lean.obstacle(self._sim)
+        return robosuite_lean.LeanStepping(self._sim) if possible else None
 
     def _prepare_reset(self) -> None:
         """Puts right what the package's reset does not."""
@@ -96,18 +117,25 @@ class RobosuiteSim(MujocoSimEnv):
         """Returns success and termination after a step that the package called done or not."""
         return bool(self._sim._check_success()), done
 
+    def _advance(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        """Takes one control step; returns state, reward and the package's `done`."""
+        if self._lean is not None:
+            return self._lean.step(action)
+        observation, reward, done, _ = self._sim.step(action)
+        return flatten(observation), reward, done
+
     def _control(self, action: np.ndarray) -> Step:
         import mujoco
 
         try:
-            observation, reward, done, _ = self._sim.step(action)
+            state, reward, done = self._advance(action)
         except np.linalg.LinAlgError as error:  # a controller met what is not finite
             raise Diverged(str(error)) from error
         warning = mujoco.mjtWarning
         for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC):
             if self._data.warning[kind].number:
                 raise Diverged(self.identity["id"])
-        return Step(flatten(observation), float(reward), *self._outcome(bool(done)))
+        return Step(state, float(reward), *self._outcome(bool(done)))
 
     def _get_task_state(self) -> dict[str, Any]:
         return {
@@ -148,6 +176,7 @@ class RobosuiteEnv(RobosuiteSim):
         robots: str | Sequence[str] | None = None,
         controller: str | dict[str, Any] = "OSC_POSE",
         control_freq: int = 20,
+        stepping: str = "lean",
     ) -> None:
         """Makes the task.
 
@@ -159,6 +188,9 @@ class RobosuiteEnv(RobosuiteSim):
                 not compile under MuJoCo 3.3.)
             controller: one of `CONTROLLERS`, or a controller's whole configuration.
             control_freq: control steps per second; at most 500, MuJoCo's step being 2 ms.
+            stepping: "lean", the same to the bit in less time (`envs.robosuite_lean`), or
+                "package". The attribute `stepping` says which it is: version 1.5, other than
+                operational-space controllers and interpolation need the package's.
 
         Raises:
             ValueError: a robot or controller is unknown or does not fit the task.
@@ -172,6 +204,7 @@ class RobosuiteEnv(RobosuiteSim):
                 f"{env_id}: no robot {', '.join(sorted(unknown))}; "
                 f"there are {', '.join(sorted(package.ALL_ROBOTS))}"
             )
+        check_stepping(env_id, stepping)
         if not 0 < control_freq <= 500:
             raise ValueError(f"{env_id}: control_freq={control_freq}; allowed is 1 to 500")
         kwargs = {"robots": robots, "controller": controller, "control_freq": control_freq}
@@ -192,7 +225,7 @@ class RobosuiteEnv(RobosuiteSim):
                 )
             except (AssertionError, ValueError) as error:  # of the package or of MuJoCo
                 raise ValueError(f"{env_id}: {kwargs} is refused: {error}") from error
-            self._adopt(sim)
+            self._adopt(sim, stepping)
             first = self._restart()
         low, high = sim.action_spec
         self._centre, self._scale = (low + high) / 2, (high - low) / 2
@@ -204,6 +237,7 @@ class RobosuiteEnv(RobosuiteSim):
             control_steps=CONTROL_STEPS,
             task_kwargs=kwargs,
         )
+        self.metadata = {**self.metadata, "render_fps": control_freq}
 
     def _control(self, action: np.ndarray) -> Step:
         return super()._control(self._centre + self._scale * action)
@@ -221,6 +255,16 @@ class RobosuiteEnv(RobosuiteSim):
         if "wiped" in state:
             markers = self._sim.model.mujoco_arena.markers
             self._sim.wiped_markers = [markers[i] for i in state["wiped"]]
+
+
+def check_stepping(env_id: str, stepping: str) -> None:
+    """Raises a ValueError unless there is such a way of stepping."""
+    if stepping not in STEPPING:
+        raise ValueError(f"{env_id}: stepping={stepping!r}; allowed are {STEPPING}")
+
+
+def _is_1_4() -> bool:
+    return importlib.metadata.version("robosuite").startswith("1.4.")
 
 
 def import_robosuite(env_id: str, module: str, extra: str) -> Any:

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from envs import libero_expert, robosuite_expert
 from envs.base import UnknownTask
 from envs.maze import GOAL, SIZE, WALL_X, PointMaze
+from envs.skills import SkillExpert
 
 DRIFT_STEPS = 10  # a failing episode keeps one random direction this long
 
@@ -92,16 +94,21 @@ def expert(env: Any) -> Expert:
         env: an environment or vector environment from `envs.make` or `envs.make_vec`.
 
     Raises:
-        UnknownTask: its suite has none (dm_control).
+        UnknownTask: its suite has none (dm_control), or none for its task, robot or controller.
     """
     env = env.unwrapped
-    suite, task = env.identity["id"].split("/")
+    suite, task = env.identity["id"].split("/", 1)
     if suite == "metaworld":
         return MetaWorldExpert(task)
     if suite == "maze":
         return MazeExpert(getattr(env, "envs", [env])[0])
+    if suite == "robosuite":
+        return robosuite_expert.expert(env)
+    if suite == "libero":
+        env = getattr(env, "envs", [env])[0]
+        return SkillExpert(env, libero_expert.planner(env))
     raise UnknownTask(
-        f"{env.identity['id']} has no scripted expert; Meta-World and the maze have one. "
+        f"{env.identity['id']} has no scripted expert; all other suites have. "
         "Collect its data with a trained policy."
     )
 

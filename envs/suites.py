@@ -1,6 +1,7 @@
 """Named lists of tasks that benchmarks train or evaluate on, in their published order.
 
     envs.suite("metaworld/mt10")   # -> ["metaworld/reach-v3", ...]; a task's id is its position
+    envs.suite("libero_spatial")   # ten tasks, also spelled "libero/libero_spatial"; "libero": all
 
 A list may name a task more than once: the second half of CW20 is ten new tasks. Importing this
 imports no simulator; the lists of Meta-World are tested against the package's.
@@ -8,8 +9,10 @@ imports no simulator; the lists of Meta-World are tested against the package's.
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from envs.base import UnknownTask
+from envs.registry import tasks
 
 _MT10 = """
 reach push pick-place door-open drawer-open drawer-close button-press-topdown peg-insert-side
@@ -61,6 +64,18 @@ _METAWORLD = {
     "cw10": _CW10,
     "cw20": 2 * _CW10,
 }
+# dm_control's own benchmarking set (`suite.BENCHMARKING`; Tassa et al. 2018, arXiv 1801.00690).
+_DM_CONTROL = """
+acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-balance cartpole-balance_sparse
+cartpole-swingup cartpole-swingup_sparse cheetah-run finger-spin finger-turn_easy finger-turn_hard
+fish-upright fish-swim hopper-stand hopper-hop humanoid-stand humanoid-walk humanoid-run
+manipulator-bring_ball pendulum-swingup point_mass-easy reacher-easy reacher-hard swimmer-swimmer6
+swimmer-swimmer15 walker-stand walker-walk walker-run
+"""
+# The nine tasks of robosuite's paper (arXiv 2009.12293), a single object where there is a choice.
+_ROBOSUITE = """
+Lift Stack PickPlaceCan NutAssemblyRound Door Wipe TwoArmLift TwoArmPegInHole TwoArmHandover
+"""
 _SUITES: dict[str, tuple[str, ...]] = {}
 
 
@@ -94,5 +109,20 @@ def suite_names() -> list[str]:
     return list(_SUITES)
 
 
-for _name, _tasks in _METAWORLD.items():
-    register_suite(f"metaworld/{_name}", [f"metaworld/{task}-v3" for task in _tasks.split()])
+def protocol(env_id: str) -> dict[str, Any]:
+    """Returns the options under which a task's numbers are published, where not the defaults.
+
+    LIBERO: an episode ends with success, as in evaluations of vision-language-action models.
+    """
+    return {"terminate_on_success": True} if env_id.startswith("libero/") else {}
+
+
+for _name, _ids in _METAWORLD.items():
+    register_suite(f"metaworld/{_name}", [f"metaworld/{task}-v3" for task in _ids.split()])
+register_suite("dm_control", [f"dm_control/{task}" for task in _DM_CONTROL.split()])
+register_suite("robosuite", [f"robosuite/{task}" for task in _ROBOSUITE.split()])
+register_suite("libero", tasks("libero"))
+for _name in dict.fromkeys(task.split("/")[1] for task in tasks("libero")):
+    _ids = [task for task in tasks("libero") if task.split("/")[1] == _name]
+    register_suite(_name, _ids)
+    register_suite(f"libero/{_name}", _ids)

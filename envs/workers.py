@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Space
 
+from envs import batch
 from envs.base import EnvsError
 
 START_SECONDS = 120.0  # a simulator's imports on a busy machine
@@ -40,7 +41,7 @@ class Workers:
     Args:
         make: makes one environment; it is called in the worker and must be picklable.
         name: of the environment, for messages.
-        space: batched observations, [N, ...].
+        space: batched observations, [N, ...] or a dict of such.
         timeout: seconds a worker may take to answer.
 
     Attributes:
@@ -51,16 +52,15 @@ class Workers:
     def __init__(self, make: Callable[[], Any], name: str, space: Space, timeout: float) -> None:
         self.name, self.timeout = name, timeout
         self.faults: list[str] = []
-        self.replaced = [0] * space.shape[0]
+        self.replaced = [0] * batch.count(space)
         self._make, self._space = make, space
         # With fork, a worker would inherit the other workers' pipe ends and outlive a killed
         # parent; a GL context or a thread pool in this process would not survive it either.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["envs"])  # so that a worker starts at once
-        nbytes = int(np.prod(space.shape)) * space.dtype.itemsize
-        self._memory = self._context.RawArray(ctypes.c_uint8, nbytes)
-        self._shared = np.frombuffer(self._memory, space.dtype).reshape(space.shape)
-        self._observations = np.zeros(space.shape, space.dtype)
+        self._memory = self._context.RawArray(ctypes.c_uint8, batch.nbytes(space))
+        self._shared = batch.observations(space, self._memory)
+        self._observations = batch.observations(space)
         self._steps = 0
         self._restarts: collections.deque[int] = collections.deque()
         self._ready = [False] * len(self.replaced)
@@ -69,8 +69,8 @@ class Workers:
         for i in range(len(self.replaced)):
             self._start(i)
 
-    def observations(self) -> np.ndarray:
-        """The last complete observation of every environment, a fresh array."""
+    def observations(self) -> np.ndarray | dict[str, np.ndarray]:
+        """The last complete observation of every environment, fresh arrays."""
         return self._observations.copy()
 
     def ask(self, commands: Mapping[int, Command]) -> dict[int, Any]:
@@ -160,7 +160,7 @@ def _work(pipe: Connection, memory: Any, index: int, space: Space, make: Callabl
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(OSError, AttributeError):  # Linux: nobody outlives a killed parent
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    shared = np.frombuffer(memory, space.dtype).reshape(space.shape)[index]
+    shared = batch.observations(space, memory, index)
     env = None
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
@@ -178,7 +178,7 @@ def _work(pipe: Connection, memory: Any, index: int, space: Space, make: Callabl
         env.close()
 
 
-def _do(env: Any, shared: np.ndarray, name: str, argument: Any) -> Any:
+def _do(env: Any, shared: np.ndarray | batch.Parts, name: str, argument: Any) -> Any:
     """One command; `reset` and `step` leave the observation in shared memory."""
     if name == "reset":
         shared[...], info = env.reset(seed=argument)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from embodied.core.scaling import ObservationScaling
-from embodied.core.types import Policy, Rollout, State
+from embodied.core.types import Policy, Rollout, State, UserError
 
 
 class EnvCollector:
@@ -28,6 +29,11 @@ class EnvCollector:
         seeds: np.random.Generator,
         scaling: ObservationScaling | None = None,
     ) -> None:
+        if isinstance(getattr(envs, "single_observation_space", None), Mapping):
+            raise UserError(
+                "a collector for training takes one array as observation, not a dict of "
+                f"{', '.join(envs.single_observation_space)}; use obs=state or obs=pixels"
+            )
         self.envs = envs
         self.seeds = [seeds, *seeds.spawn(envs.num_envs - 1)]
         self.scaling = scaling

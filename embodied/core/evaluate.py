@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from embodied.core.scaling import ObservationScaling, ScaledPolicy
 from embodied.core.seeding import Streams
 from embodied.core.stats import wilson
 from embodied.core.types import Policy
+
+LONGEST_LIST = 1000  # passes over an environment's stored states before two lists share a seed
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Episode:
         episode_return: sum of rewards as the environment gives them.
         success: whether any step succeeded.
         length: steps taken.
+        init_state: index of the stored initial state, where the environment has a list of them.
     """
 
     index: int
@@ -34,6 +37,12 @@ class Episode:
     episode_return: float
     success: bool
     length: int
+    init_state: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The line as JSON values."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Evaluation:
 
     def ledger(self) -> list[dict[str, Any]]:
         """The episodes as JSON values."""
-        return [asdict(e) for e in self.episodes]
+        return [e.record() for e in self.episodes]
 
 
 class Evaluator:
@@ -93,11 +102,9 @@ class Evaluator:
         seed: int = 0,
         scaling: ObservationScaling | None = None,
     ) -> None:
-        if episodes < 1:
-            raise ValueError(f"episodes must be at least 1, got {episodes}")
         self.env = env
         self.scaling = scaling
-        self.seeds = Streams(seed).integers("evaluation", episodes)
+        self.seeds = initial_seeds(env, episodes, seed)
 
     def __call__(
         self,
@@ -121,20 +128,86 @@ class Evaluator:
     def _episode(
         self, policy: Policy, index: int, on_step: Callable[[int, Any], None] | None
     ) -> tuple[Episode, np.ndarray]:
-        seed = self.seeds[index]
-        observation, _ = self.env.reset(seed=seed)
-        initial = hashlib.sha256(np.ascontiguousarray(observation).tobytes()).hexdigest()[:16]
-        total, success, ended = 0.0, False, False
-        actions: list[np.ndarray] = []
-        if on_step:
-            on_step(index, self.env)
-        while not ended:
-            action = policy.act(observation[None])[0]
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            actions.append(action)
-            total += float(reward)
-            success = success or bool(info.get("success", False))
-            ended = terminated or truncated
+        steps = play(self.env, index, self.seeds[index])
+        observation = next(steps)
+        while True:
             if on_step:
                 on_step(index, self.env)
-        return Episode(index, seed, initial, total, success, len(actions)), np.stack(actions)
+            try:
+                observation = steps.send(policy.act(one_row(observation))[0])
+            except StopIteration as end:
+                if on_step:
+                    on_step(index, self.env)
+                return end.value
+
+
+def initial_seeds(env: Any, episodes: int, seed: int) -> list[int]:
+    """The reset seed of each initial state.
+
+    An environment with `stored_states` (LIBERO) begins an episode of seed s from stored state
+    s % stored_states; episode i gets stored state i. The seeds of list 0 are then 0, 1, 2, ..., and
+    what the states leave open differs from list to list.
+
+    Raises:
+        ValueError: there is to be no episode.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    stored = getattr(env.unwrapped, "stored_states", 0)
+    if stored:
+        return [LONGEST_LIST * stored * seed + i for i in range(episodes)]
+    return Streams(seed).integers("evaluation", episodes)
+
+
+def play(env: Any, index: int, seed: int) -> Generator[Any, np.ndarray, tuple[Episode, np.ndarray]]:
+    """One episode as a conversation: yields each observation and is sent the action for it.
+
+    Args:
+        env: a gymnasium environment.
+        index: position in the list of initial states.
+        seed: reset seed.
+
+    Returns:
+        The line of the ledger, and the actions, [T, A].
+
+    Raises:
+        ValueError: the environment began from another stored state than the index asks for.
+    """
+    observation, info = env.reset(seed=seed)
+    initial, state = fingerprint(observation), info.get("init_state")
+    stored = getattr(env.unwrapped, "stored_states", 0)
+    if stored and state != index % stored:
+        raise ValueError(f"episode {index} began from stored state {state}, not {index % stored}")
+    total, success, ended = 0.0, False, False
+    actions: list[np.ndarray] = []
+    while not ended:
+        action = yield observation
+        observation, reward, terminated, truncated, info = env.step(action)
+        actions.append(action)
+        total += float(reward)
+        success = success or bool(info.get("success", False))
+        ended = terminated or truncated
+    return Episode(index, seed, initial, total, success, len(actions), state), np.stack(actions)
+
+
+def one_row(observation: Any) -> Any:
+    """An observation as a batch of one; a dict is batched value by value."""
+    if isinstance(observation, Mapping):
+        return {key: one_row(value) for key, value in observation.items()}
+    return np.asarray(observation)[None]
+
+
+def fingerprint(observation: Any) -> str:
+    """First 16 hex digits of the SHA-256 of an observation, a dict by its keys in order."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key in sorted(value):
+                digest.update(key.encode())
+                add(value[key])
+        else:
+            digest.update(np.ascontiguousarray(value).tobytes())
+
+    add(observation)
+    return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from embodied.core.stats import bootstrap_mean
-from embodied.loading import load_learner
+from embodied.loading import load
 from embodied.proofs.maze import (
     CRITICS,
     ENTROPY,
@@ -207,8 +207,9 @@ def prior_data(count: int, jobs: int) -> list[Section]:
 
 
 def _calibration(job: Job, samples: int = 8) -> float:
-    learner, task, settings = load_learner(job.directory, read_data=True)
-    rows = task.offline(settings.method.discount).rows()
+    learnt = load(job.directory, read_data=True)
+    learner, discount = learnt.learner, learnt.settings.method.discount
+    rows = learnt.task.offline(discount).rows()
     with torch.no_grad():
         obs, generator = rows["observation"], torch.Generator().manual_seed(0)
         noise = torch.randn(len(obs), samples, learner.act_dim, generator=generator)

@@ -14,10 +14,11 @@ import numpy as np
 from rich.progress import Progress
 
 from embodied import assemble, settings
+from embodied.actors import SCRIPTED
+from embodied.collection import scripted_dataset
 from embodied.core.log import read_log
 from embodied.core.types import UserError
 from embodied.data import DatasetError
-from embodied.datasets import SCRIPTED, scripted_dataset
 from embodied.report.page import Section
 from envs import EnvsError
 

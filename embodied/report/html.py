@@ -232,7 +232,7 @@ def _ledger(run: Run) -> str:
     if before is None:
         rows = [[str(e["index"]), _hash(e), *_outcome(e)] for e in after.ledger]
         columns = ["#", "initial state", "success", "return", "length"]
-        return _details(f"Last evaluation, {len(rows)} episodes", table(columns, rows, text=2))
+        return details(f"Last evaluation, {len(rows)} episodes", table(columns, rows, text=2))
     theirs = {e["index"]: e for e in before.ledger}
     pairs = [(theirs[e["index"]], e) for e in after.ledger if e["index"] in theirs]
     rows, classes = [], []
@@ -248,7 +248,7 @@ def _ledger(run: Run) -> str:
         f"Episode by episode: {gained} newly solved, {lost} no longer solved, "
         f"{len(pairs) - gained - lost} unchanged"
     )
-    episodes = _details(summary, table(columns, rows, text=2, classes=classes))
+    episodes = details(summary, table(columns, rows, text=2, classes=classes))
     return section("Before and after", verdict + episodes)
 
 
@@ -311,7 +311,7 @@ def _settings(run: Run) -> str:
     if not run.config:
         return ""
     rows = [[f"<code>{escape(k)}</code>", escape(str(v))] for k, v in _flat(run.config)]
-    return _details(f"Settings ({len(rows)})", table(["setting", "value"], rows, text=2))
+    return details(f"Settings ({len(rows)})", table(["setting", "value"], rows, text=2))
 
 
 def _origin(run: Run) -> str:
@@ -352,7 +352,8 @@ def section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def _details(summary: str, content: str) -> str:
+def details(summary: str, content: str) -> str:
+    """A part that is opened by a click; `content` is HTML."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from embodied.core.stats import wilson
 from embodied.core.types import UserError
-from embodied.report.files import write_text
-from embodied.report.html import facts, section, table
-from embodied.report.run import percent, percent_range
-from embodied.report.style import CSS
+
+SCHEMA = 2  # of the first line
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,8 @@ class Ledger:
             raise UserError(f"{path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no ledger of `embodied eval`: {error!r}") from error
+        if head.get("schema") != SCHEMA:
+            raise UserError(f"{path} was written by another version: evaluate again")
         if set(episodes) != expected:
             raise UserError(f"{path} is damaged: {len(episodes)} of {len(expected)} episodes")
         return cls(path, head, episodes)
@@ -54,57 +52,6 @@ class Ledger:
     def of(self, task: str) -> list[dict[str, Any]]:
         """Episodes of a task."""
         return [self.episodes[task, i] for i in range(self.head["episodes"])]
-
-
-def write_page(ledger: Ledger) -> Path:
-    """Write the ledger as a page beside it, success with its Wilson interval per task."""
-    tasks = list(ledger.head["tasks"])
-    rows = [[escape(task), *_summary(ledger.of(task))] for task in tasks]
-    if len(tasks) > 1:
-        rows.append(["<strong>all</strong>", *_summary(list(ledger.episodes.values()))])
-    columns = ["task", "success", "95 % interval", "mean return", "mean length"]
-    head = ledger.head
-    circumstances = [
-        *head["policy"].items(),
-        ("suite", head["suite"]),
-        ("episodes per task", head["episodes"]),
-        ("seed of the initial states", head["seed"]),
-        ("renderer", head["renderer"]),
-        *head["versions"].items(),
-    ]
-    hashes = [
-        [escape(task), one["env_hash"], one["initial_states"], escape(json.dumps(one["env_args"]))]
-        for task, one in head["tasks"].items()
-    ]
-    losses = [
-        [escape(task), str(index), str(row["seed"]), row["initial_state"], str(row["length"])]
-        for (task, index), row in sorted(ledger.episodes.items())
-        if not row["success"]
-    ]
-    body = (
-        section("Success", table(columns, rows, text=1))
-        + section("Circumstances", facts(circumstances))
-        + section("Tasks", table(["task", "environment", "states", "options"], hashes, text=4))
-        + section("Lost", table(["task", "index", "seed", "state", "length"], losses, text=1))
-    )
-    path = ledger.path.with_suffix(".html")
-    title = f"Evaluation of {escape(head['policy']['run'])}"
-    write_text(
-        path,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{CSS}</style><main><h1>{title}</h1>{body}</main></html>\n",
-    )
-    return path
-
-
-def _summary(episodes: list[dict[str, Any]]) -> list[str]:
-    n, wins = len(episodes), sum(e["success"] for e in episodes)
-    return [
-        f"{wins}/{n} = {percent(wins / n)}",
-        percent_range(*wilson(wins, n)),
-        f"{sum(e['episode_return'] for e in episodes) / n:.2f}",
-        f"{sum(e['length'] for e in episodes) / n:.1f}",
-    ]
 
 
 @dataclass(frozen=True)
@@ -129,7 +76,13 @@ def compare(a: Ledger, b: Ledger) -> Verdict:
         for key in ("env_args", "versions", "env_hash", "initial_states"):
             if one[key] != other[key]:
                 reasons.append(f"{task}: {key} {one[key]} and {other[key]}")
-    pixels = any(one["env_args"].get("obs") == "pixels" for one in a.head["tasks"].values())
+        pictures = one["env_args"].get("obs", "state") != "state"
+        if pictures and one.get("look") != other.get("look"):
+            reasons.append(
+                f"{task}: the look of pictures {one.get('look')} and {other.get('look')}"
+            )
+    kinds = (one["env_args"].get("obs", "state") for one in a.head["tasks"].values())
+    pixels = any(kind != "state" for kind in kinds)
     if pixels and a.head["renderer"] != b.head["renderer"]:
         reasons.append(f"images by {a.head['renderer']} and by {b.head['renderer']}")
     notes = [

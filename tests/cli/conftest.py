@@ -7,7 +7,7 @@ import pytest
 import torch
 from cli_runs import RUN, TINY, call
 
-from embodied import datasets
+from embodied import collection
 from embodied.settings import CollectSettings
 
 pytest.importorskip("pyarrow")
@@ -41,7 +41,7 @@ def place(finished, tmp_path, monkeypatch):
 def dataset(tmp_path_factory):
     """Three episodes of the maze."""
     root = tmp_path_factory.mktemp("dataset") / "maze"
-    datasets.collect(root, "maze/point-v0", {}, CollectSettings(episodes=3))
+    collection.collect(root, "maze/point-v0", {}, CollectSettings(episodes=3))
     return root
 
 

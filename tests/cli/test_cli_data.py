@@ -58,7 +58,15 @@ def test_collecting_goes_on_but_mixes_nothing(copy, embodied, refused):
         (["env=maze/point-v0"], ["out=PATH"]),
         (["env=maze/pint-v0", "out=x"], ["'maze/pint-v0'", "maze/point-v0"]),
         (["env=dm_control/lqr-lqr_2_1", "out=x"], ["no scripted expert"]),
-        (["env=maze/point-v0", "out=x", "env_args.obs=pixels"], ["env_args.obs=state"]),
+        (["env=maze/point-v0", "out=x", "video=true"], ["env_args.obs=pixels"]),
+        (["env=maze/point-v0", "out=x.hdf5", "format=libero", "video=true"], ["format=lerobot"]),
+        (["env=maze/point-v0", "out=x", "format=robomimic"], [".hdf5"]),
+        (["env=maze/point-v0", "out=x", "format=zarr"], ["'zarr'", "robomimic"]),
+        (["env=maze/point-v0", "out=x", "workers=0"], ["workers must be at least 1"]),
+        (["env=maze/point-v0", "out=x", "workers=many"], ["workers=many"]),
+        (["env=maze/point-v0", "out=x", "policy=nowhere"], ["nowhere is not a run directory"]),
+        (["suite=metaworld/mt11", "out=x"], ["metaworld/mt10"]),
+        (["suite=metaworld/mt10", "out=x.h5", "format=libero"], ["one task"]),
         (["env=maze/point-v0", "out=x", "collect.episodes=0"], ["collect.episodes"]),
         (["env=maze/point-v0", "out=file/x"], ["file"]),
         (["env=maze/point-v0", "out=file"], ["file exists"]),
@@ -132,7 +140,7 @@ def test_a_full_disk(refused, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
-    monkeypatch.setattr("embodied.datasets.collect", full)
+    monkeypatch.setattr("embodied.collection.collect", full)
     assert "some/file: No space left on device" in refused("collect", *MAZE, "out=x")
 
 
@@ -152,7 +160,7 @@ def test_convert_verify_and_view_every_format(dataset, embodied, format):
     for line in ("episodes: 3", "env: maze/point-v0", "action: float32 (2,)"):
         assert line in text.splitlines()
     status, text, _ = embodied("data", "view", out)
-    assert status == 0 and text.count("maze/point-v0") == 3
+    assert status == 0 and text.count("reach the goal") == 3
     assert embodied("data", "view", out, "--html", "page.html")[0] == 0
     page = Path("page.html").read_text()
     assert page.count("<section>") == 3 + 3 and "<polyline" in page

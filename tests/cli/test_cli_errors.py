@@ -20,6 +20,8 @@ SAC = ("method=sac", "env=maze/point-v0")
         ([*SAC, "env_args.horizon=-1"], ["env_args of maze/point-v0", "-1"]),
         ([*SAC, "env_args.reward=big"], ["reward='big'", "'sparse'"]),
         ([*SAC, "env_args.obs=pixels"], ["(84, 84, 3)", "env_args.obs=state"]),
+        ([*SAC, "env_args.obs=both"], ["one array as observation", "env_args.obs=state"]),
+        ([*SAC, "env_args.action_chunk=4"], ["one action at a time", "env_args.action_chunk"]),
         ([*SAC, "device=cuda:99"], ["device=cuda:99"]),
         (["method=iql", "env=maze/point-v0"], ["data=PATH", "embodied collect"]),
         ([*TINY, "data=nowhere"], ["no dataset at nowhere"]),

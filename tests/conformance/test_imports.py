@@ -20,7 +20,8 @@ SHARED = {
     "offline_online",
 }  # files of methods that are no method
 SIMULATORS = ("mujoco", "metaworld", "dm_control", "robosuite", "libero", "robomimic", "scipy")
-"""scipy comes with the simulators and is loaded with them."""
+SIMULATORS += ("numba", "OpenGL")
+"""The last three come with simulators and are loaded with them."""
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
 

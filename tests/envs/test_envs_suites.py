@@ -15,6 +15,23 @@ def test_metaworld_lists_are_the_packages():
         assert envs.suite(f"metaworld/{name}") == [f"metaworld/{task}" for task in tasks]
 
 
+def test_dm_control_is_the_packages_benchmarking_set():
+    package = pytest.importorskip("dm_control.suite")
+    tasks = [f"dm_control/{domain}-{task}" for domain, task in package.BENCHMARKING]
+    assert envs.suite("dm_control") == tasks and len(tasks) == 28
+
+
+def test_libero_in_both_spellings():
+    sizes = {"spatial": 10, "object": 10, "goal": 10, "10": 10, "90": 90}
+    for name, size in sizes.items():
+        ids = envs.suite(f"libero_{name}")
+        assert ids == [f"libero/libero_{name}/{i}" for i in range(size)]
+        assert ids == envs.suite(f"libero/libero_{name}")
+    assert envs.suite("libero") == envs.tasks("libero") and len(envs.suite("libero")) == 130
+    assert envs.protocol("libero/libero_10/3") == {"terminate_on_success": True}
+    assert envs.protocol("metaworld/reach-v3") == {}
+
+
 def test_every_suite_names_known_tasks():
     known = set(envs.tasks())
     assert all(set(envs.suite(name)) <= known for name in envs.suite_names())

@@ -1,0 +1,266 @@
+"""A policy server on loopback: that of docs/remote.md, and some that misbehave."""
+
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embodied import actors, collection, evaluation, remote
+from embodied.core.types import UserError
+from embodied.settings import CollectSettings
+from tests import stub_libero
+
+msgpack = pytest.importorskip("msgpack")
+server = pytest.importorskip("websockets.sync.server")
+DOCS = Path(__file__).parents[2] / "docs/remote.md"
+MAZE = "maze/point-v0"
+HELLO = {"schema": remote.SCHEMA, "name": "test"}
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory):
+    """The example server, in a process of its own; yields its address."""
+    script = tmp_path_factory.mktemp("server") / "server.py"
+    script.write_text(re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with subprocess.Popen([sys.executable, script, str(port)]) as process:
+        try:
+            until = time.monotonic() + 60
+            while True:
+                assert process.poll() is None and time.monotonic() < until
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.05)
+            yield f"ws://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def serving(handle):
+    """A server in a thread; `handle(socket)` speaks to one client."""
+
+    def safely(client):
+        with contextlib.suppress(Exception):
+            handle(client)
+
+    with server.serve(safely, "127.0.0.1", 0, compression=None, max_size=remote.MAX_BYTES) as found:
+        thread = threading.Thread(target=found.serve_forever, daemon=True)
+        thread.start()
+        yield f"ws://127.0.0.1:{found.socket.getsockname()[1]}"
+        found.shutdown()
+        thread.join(10)
+
+
+def answering(answer, rows_seen=None):
+    """A handler that answers each request with answer(request), bytes or a map."""
+
+    def handle(client):
+        client.send(remote.pack(HELLO))
+        for frame in client:
+            request = remote.unpack(frame)
+            if rows_seen is not None:
+                rows_seen.append(request["rows"])
+            reply = answer(request)
+            client.send(reply if isinstance(reply, bytes | str) else remote.pack(reply))
+
+    return handle
+
+
+def test_the_documented_server_is_evaluated(documented, tmp_path):
+    """The same ledger for any workers and batch, and the same as of the same policy here."""
+    found = {
+        evaluation.evaluate(documented, 5, suite=MAZE, out=tmp_path, workers=workers, batch=batch)[
+            1
+        ].read_bytes()
+        for workers, batch in ((1, 1), (1, 2), (1, 5), (2, 3))
+    }
+    assert len(found) == 1
+    result, path = evaluation.evaluate(documented, 5, suite=MAZE, out=tmp_path, batch=2)
+    assert (
+        result.head["policy"]["name"] == "tanh" and "tanh" in path.with_suffix(".html").read_text()
+    )
+    env = stub_libero.make_env(MAZE, {})
+    observation, _ = env.reset(seed=result.episodes[0].seed)
+    for action in result.actions[0]:
+        assert np.array_equal(action, np.tanh(observation).astype(np.float32))
+        observation = env.step(action)[0]
+
+
+def test_it_records_too(documented, tmp_path):
+    pytest.importorskip("pyarrow")
+    settings = CollectSettings(episodes=2, noise=0)
+    dataset = collection.collect(tmp_path / "d", MAZE, {}, settings, policy=documented)
+    columns = dataset.episode(1)
+    assert np.array_equal(columns["action"], np.tanh(columns["observation.state"]))
+    assert dataset.meta["policy"]["name"] == "tanh"
+
+
+def test_dict_observations_and_chunks(tmp_path):
+    """State, both cameras and the instruction arrive; a chunk is used up before the next."""
+    rows = []
+    chunk = np.full((4, 2), 0.25, np.float32)
+    reply = lambda request: {"id": request["id"], "actions": [chunk] * len(request["rows"])}  # noqa: E731
+    with serving(answering(reply, rows)) as address:
+        result, _ = evaluation.evaluate(
+            address,
+            3,
+            suite=MAZE,
+            env_args={"obs": "both", "horizon": 6},
+            batch=2,
+            out=tmp_path,
+            make=stub_libero.make,
+        )
+    assert [len(r) for r in rows] == [2, 2, 1, 1]
+    assert [[row["step"] for row in r] for r in rows] == [[0, 0], [4, 4], [0], [4]]
+    assert [[row["episode"] for row in r] for r in rows] == [[1, 2], [1, 2], [3], [3]]
+    seen = rows[0][0]["observation"]
+    names = ("state", "images.agentview", "images.wrist")
+    assert set(seen) == {f"observation.{name}" for name in names}
+    assert seen["observation.images.wrist"].shape == (8, 8, 3)
+    assert seen["observation.images.wrist"].dtype == np.uint8
+    assert rows[0][0]["task"] == stub_libero.StubLibero.instruction
+    assert all(np.array_equal(actions, np.full((6, 2), 0.25)) for actions in result.actions)
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ({"id": 1, "error": "out of memory"}, "says: out of memory"),
+        ({"id": 2, "actions": [[0, 0]]}, "id 2 instead of 1"),
+        ({"id": 1, "actions": []}, "not a list of 1 actions"),
+        ({"id": 1, "actions": ["left"]}, "no array"),
+        ({"id": 1, "actions": [[float("nan"), 0.0]]}, "not finite"),
+        ({"id": 1, "actions": [np.zeros((1, 1, 2))]}, r"shape \(1, 1, 2\)"),
+        ({"id": 1, "actions": [np.zeros(3)]}, "3 numbers.*takes 2"),
+        ("Traceback: no such key", "text frame: 'Traceback"),
+        (b"\xc1", "no msgpack"),
+        (msgpack.packb([1]), "a list instead of a map"),
+        (msgpack.packb({"id": 1, "actions": msgpack.ExtType(1, b"x")}), "extension 1"),
+        (b"\x80" * 1000, "no msgpack"),
+    ],
+)
+def test_answers_that_cannot_be_used(reply, message):
+    with (
+        serving(answering(lambda request: reply)) as address,
+        pytest.raises(remote.RemoteError, match=message),
+    ):
+        evaluation.evaluate(address, 1, suite=MAZE)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        ({"dtype": "|O"}, "an array of object"),
+        ({"dtype": "<f4,<f4"}, "allowed are numbers"),
+        ({"dtype": "nonsense"}, "damaged array"),
+        ({"shape": [10**9]}, "in 8 bytes"),
+        ({"shape": [-1, 2]}, "in 8 bytes"),
+        ({"shape": "no"}, "damaged array"),
+    ],
+)
+def test_arrays_that_are_none(array, message):
+    plain = {b"__ndarray__": True, b"data": b"\0" * 8, b"dtype": "<f4", b"shape": [2]}
+    sound = remote.unpack(msgpack.packb({"a": plain}))["a"]
+    assert np.array_equal(sound, np.zeros(2, np.float32)) and sound.dtype == np.float32
+    plain |= {key.encode(): value for key, value in array.items()}
+    with pytest.raises(remote.WireError, match=message):
+        remote.unpack(msgpack.packb({"a": plain}))
+
+
+def test_the_wire_keeps_arrays_to_the_bit():
+    rng = np.random.default_rng(0)
+    sent = {
+        "image": rng.integers(0, 255, (4, 6, 3), np.uint8)[:, ::-1],
+        "state": rng.normal(size=5).astype(np.float32),
+        "flag": np.array(True),
+        "empty": np.zeros((0, 3), np.int64),
+    }
+    found = remote.unpack(remote.pack({**sent, "text": "pick up", "n": np.float64(0.5)}))
+    for name, value in sent.items():
+        assert found[name].dtype == value.dtype and np.array_equal(found[name], value)
+    assert found["text"] == "pick up" and found["n"] == 0.5
+    for bad in (np.array([None]), object(), {1, 2}):
+        with pytest.raises(remote.WireError, match="cannot be sent"):
+            remote.pack({"x": bad})
+
+
+def test_sizes_are_capped(monkeypatch):
+    monkeypatch.setattr(remote, "MAX_BYTES", 1000)
+    with pytest.raises(remote.WireError, match="at most 1,000"):
+        remote.pack({"x": b"0" * 2000})
+    big = lambda request: msgpack.packb({"id": 1, "actions": ["0" * 2000]})  # noqa: E731
+    with (
+        serving(answering(big)) as address,
+        pytest.raises(remote.RemoteError, match="closed the connection"),
+    ):
+        evaluation.evaluate(address, 1, suite=MAZE)
+
+
+def test_nobody_there():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(remote.RemoteError, match=r"no policy server.*docs/remote\.md"):
+        remote.RemotePolicy(f"ws://127.0.0.1:{port}")
+
+
+def test_another_protocol():
+    foreign = msgpack.packb({"action_horizon": 50})
+    with (
+        serving(lambda client: client.send(foreign)) as address,
+        pytest.raises(remote.RemoteError, match="speaks None, needed is"),
+    ):
+        remote.RemotePolicy(address)
+
+
+def test_silence_and_hanging_up(monkeypatch):
+    def silent(client):
+        client.send(remote.pack(HELLO))
+        client.recv(timeout=10)
+        client.recv(timeout=10)  # never comes
+
+    with serving(silent) as address:
+        policy = remote.RemotePolicy(address, timeout=0.2)
+        with pytest.raises(remote.RemoteError, match="is silent"):
+            policy.act([{"episode": 1}])
+        policy.close()
+    monkeypatch.setattr(remote, "CONNECT_SECONDS", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,  # accepts, and never says a word
+        pytest.raises(remote.RemoteError, match="no policy server"),
+    ):
+        remote.RemotePolicy(f"ws://127.0.0.1:{mute.getsockname()[1]}")
+    with serving(lambda client: client.send(remote.pack(HELLO))) as address:
+        policy = remote.RemotePolicy(address)
+        with pytest.raises(remote.RemoteError, match="closed the connection"):
+            policy.act([{"episode": 1}])
+
+
+def test_a_server_that_dies_ends_an_evaluation_by_workers():
+    def dying(client):
+        client.send(remote.pack(HELLO))
+        client.recv()
+
+    with serving(dying) as address, pytest.raises(UserError, match="closed the connection"):
+        evaluation.evaluate(address, 2, suite=MAZE, workers=2)
+
+
+def test_without_the_extra(monkeypatch):
+    from embodied.cli import main
+
+    monkeypatch.setitem(sys.modules, "websockets.sync.client", None)
+    assert main(["eval", "policy=ws://127.0.0.1:1", f"suite={MAZE}"]) == 2
+
+
+def test_the_client_needs_no_torch():
+    code = "import sys, embodied.remote; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=DOCS.parents[1], timeout=60)
+    assert actors.is_run("runs/x") and not actors.is_run("wss://host:1")
