@@ -238,7 +238,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
             try:
                 state, reward, succeeded, terminated = self._control(command)
                 state = state.astype(np.float32)
-                if not (math.isfinite(reward) and _finite(state)):
+                if not (math.isfinite(reward) and finite(state)):
                     raise Diverged("non-finite observation or reward")
             except Diverged:
                 total, success, terminated, diverged = 0.0, False, True, True
@@ -337,6 +337,6 @@ class SimEnv(gymnasium.Env, abc.ABC):
         self._state = np.array(state["observation"], np.float32)
 
 
-def _finite(values: np.ndarray) -> bool:
+def finite(values: np.ndarray) -> bool:
     """Tells whether a vector is finite; asks its square first, in a third of the time."""
     return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs import batch
-from envs.base import SimEnv
+from envs.base import SimEnv, finite
 from envs.registry import make
 from envs.workers import WorkerError, Workers
 
@@ -65,6 +65,8 @@ class _Vector(VectorEnv):
         self.single_action_space = one.action_space
         self.observation_space = batch_space(one.observation_space, num)
         self.action_space = batch_space(one.action_space, num)
+        self._actions_shape = self.action_space.shape
+        self._everyone = np.ones(num, bool)
 
     def _seeds(self, seed: Any, options: dict[str, Any] | None) -> dict[int, int | None]:
         """Which environments to reset, with which seed each."""
@@ -80,14 +82,17 @@ class _Vector(VectorEnv):
             )
         return {i: seeds[i] for i in np.flatnonzero(mask).tolist()}
 
-    def _check_actions(self, actions: np.ndarray) -> None:
+    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
+        """All of them before any is taken: a refused one must not leave the others a step ahead."""
+        actions = np.asarray(actions)
         if len(actions) != self.num_envs:
             raise ValueError(f"got {len(actions)} actions for {self.num_envs} environments")
-        if np.shape(actions) != self.action_space.shape or not np.isfinite(actions).all():
+        if actions.shape != self._actions_shape or not finite(actions.ravel()):
             raise ValueError(
-                f"{self.identity['id']}: actions must be finite and {self.action_space.shape}, got "
-                f"{np.shape(actions)}: {np.asarray(actions).tolist()}"
+                f"{self.identity['id']}: actions must be finite and {self._actions_shape}, got "
+                f"{actions.shape}: {actions.tolist()}"
             )
+        return actions
 
 
 class SyncVector(_Vector):
@@ -123,20 +128,17 @@ class SyncVector(_Vector):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all environments with `actions: [num, action_dim]`."""
-        self._check_actions(actions)
-        rewards = np.empty(self.num_envs)
-        terminated, truncated = np.empty((2, self.num_envs), bool)
-        each = []
-        for i, env in enumerate(self.envs):
-            self._observations[i], rewards[i], terminated[i], truncated[i], info = env.step(
-                actions[i]
-            )
-            each.append(info)
+        actions = self._check_actions(actions)
+        results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        observations, rewards, terminated, truncated, each = zip(*results, strict=True)
+        for i, observation in enumerate(observations):
+            self._observations[i] = observation
         infos: dict[str, Any] = {}
         for key in each[0]:
             infos[key] = np.array([info[key] for info in each])
-            infos[f"_{key}"] = np.ones(self.num_envs, bool)
-        return self._observations.copy(), rewards, terminated, truncated, infos
+            infos[f"_{key}"] = self._everyone.copy()
+        ends = np.array(terminated), np.array(truncated)
+        return self._observations.copy(), np.array(rewards), *ends, infos
 
     def state_observation(self) -> np.ndarray:
         """Returns the flat states `float32[num, state_dim]`, for experts in pixel environments."""
@@ -206,7 +208,7 @@ class AsyncVector(_Vector):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all environments with `actions: [num, action_dim]`."""
-        self._check_actions(actions)
+        actions = self._check_actions(actions)
         # the caller's mistakes, which in a worker would look like a broken environment
         if self._over.any():
             raise RuntimeError(f"{self.identity['id']}: an episode is over; call reset() first")
