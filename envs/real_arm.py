@@ -311,7 +311,7 @@ class RealArm(gymnasium.Env):
             if waited >= self._patience:
                 raise ResetFailed(
                     f"{self.identity['id']}: the stop is latched. Look at the arm, then clear it "
-                    "with `embodied hardware reset`, giving a reason"
+                    "with `Robot.reset_stop`, giving a reason"
                 )
             time.sleep(_PATIENCE)
             waited += _PATIENCE

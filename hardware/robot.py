@@ -292,7 +292,7 @@ class Robot:
         if why := self.latch.tripped:
             raise Latched(
                 f"{self.spec.name} is stopped ({why['cause']}: {why['detail']}); an operator "
-                "resets it with `embodied hardware reset`, giving a reason"
+                "resets it with `Robot.reset_stop`, giving a reason"
             )
 
     def _check_lease(self, lease: str) -> None:
