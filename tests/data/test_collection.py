@@ -47,7 +47,20 @@ def collect(root, settings=NOISY, env_id=MAZE, args=None, **options):
 
 def snapshot(folder):
     found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {path: raw for path, raw in found.items() if path.name != ".lock"}
+    return {str(path): raw for path, raw in found.items() if path.name != ".lock"}
+
+
+def differing(folder, other):
+    """The files that are not the same, and the text in the heads of Parquet files."""
+    one, two = snapshot(folder), snapshot(other)
+    names = sorted(name for name in one | two if one.get(name) != two.get(name))
+    heads = [
+        data.parquet.decode_header(each[name])
+        for name in names
+        for each in (one, two)
+        if name.endswith(".parquet") and name.startswith("demos/data") and name in each
+    ]
+    return names, heads
 
 
 def same(dataset, other):
@@ -67,7 +80,8 @@ def test_the_same_bytes_for_any_number_of_workers(where, tmp_path):
     args = {"horizon": 12, "obs": "pixels", "image_size": 16}
     for workers in (1, 2, 3):
         collect(tmp_path / str(workers) / name, args=args, workers=workers, **options)
-    assert snapshot(tmp_path / "1") == snapshot(tmp_path / "2") == snapshot(tmp_path / "3")
+    for workers in ("2", "3"):
+        assert differing(tmp_path / "1", tmp_path / workers) == ([], [])
     assert data.verify(tmp_path / "1" / name) == []
     dataset = data.open_dataset(tmp_path / "1" / name)
     assert dataset.num_episodes == 4
@@ -137,7 +151,7 @@ def test_only_successes(tmp_path):
         some = collect(root, settings, args={}, successes_only=True, workers=workers)
         assert [some.episode_meta(i)["index"] for i in range(5)] == won
         assert collection.dropped(some) == won[-1] + 1 - 5
-    assert snapshot(tmp_path / "some1") == snapshot(tmp_path / "some3")
+    assert differing(tmp_path / "some1", tmp_path / "some3") == ([], [])
     hopeless = dataclasses.replace(settings, episodes=2, failure_prob=1.0)
     with pytest.raises(UserError, match="0 of 20 episodes succeeded"):
         collect(tmp_path / "none", hopeless, successes_only=True)
