@@ -132,11 +132,12 @@ class SyncVector(_Vector):
         """Steps all environments with `actions: [num, action_dim]`."""
         if self._bare:  # all are checked before any is taken, and once is enough
             commands = bounded(actions, self._actions_shape, self.identity["id"])
-            results = [env.take(command) for env, command in zip(self.envs, commands, strict=True)]
+            results = map(SimEnv.take, self.envs, commands)
         else:
             actions = self._check_actions(actions)
             results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
-        self._last, rewards, terminated, truncated, each = map(list, zip(*results, strict=True))
+        observations, rewards, terminated, truncated, each = zip(*results, strict=True)
+        self._last = list(observations)
         infos: dict[str, Any] = {}
         for key in each[0]:
             infos[key] = np.array([info[key] for info in each])
