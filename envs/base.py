@@ -143,7 +143,6 @@ class SimEnv(gymnasium.Env, abc.ABC):
         self.observation_space = self._observation_space(state_dim)
         self.action_space = Box(-1.0, 1.0, (action_dim,), np.float32)
         self._action_shape, self._repeats = (action_dim,), range(options.action_repeat)
-        self._lowest, self._highest = -np.ones(action_dim), np.ones(action_dim)
         self.identity = {"id": env_id, "kwargs": self._identity_kwargs(task_kwargs)}
         self._episode_seed = 0
         self._elapsed = 0
@@ -229,9 +228,12 @@ class SimEnv(gymnasium.Env, abc.ABC):
             ValueError: the action has the wrong shape or is not finite.
             RuntimeError: the episode is over.
         """
+        return self.take(self._check_action(action))
+
+    def take(self, command: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Does what `step` does, with `command: float64[action_dim]` from `bounded`."""
         if self._over:
             raise RuntimeError(f"{self.identity['id']}: the episode is over; call reset() first")
-        command = self._check_action(action)
         options = self.options
         total, success, terminated, diverged = 0.0, False, False, False
         for _ in self._repeats:
@@ -257,21 +259,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
         return self.observation(), reward, terminated, truncated, info
 
     def _check_action(self, action: np.ndarray) -> np.ndarray:
-        # Rounding to float32 first makes a stored float32 action replay exactly.
-        action = np.asarray(action, np.float32)
-        if action.shape != self._action_shape:
-            raise ValueError(
-                f"{self.identity['id']}: action has shape {action.shape}, needed is "
-                f"{self._action_shape}"
-            )
-        # So few numbers are quicker looked at in a list than by numpy's functions.
-        values = action.tolist()
-        if not math.isfinite(sum(values)):  # clipping would let NaN through
-            raise ValueError(f"{self.identity['id']}: action is not finite: {values}")
-        command = action.astype(np.float64)
-        if min(values) < -1.0 or max(values) > 1.0:
-            return np.minimum(np.maximum(command, self._lowest), self._highest)
-        return command
+        return bounded(action, self._action_shape, self.identity["id"])
 
     def render(self) -> np.ndarray | None:
         """Returns the present view as `uint8[*render_size, 3]`, or None without a render mode."""
@@ -335,6 +323,26 @@ class SimEnv(gymnasium.Env, abc.ABC):
         self._elapsed = state["elapsed"]
         self._over = state["over"]
         self._state = np.array(state["observation"], np.float32)
+
+
+def bounded(action: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Returns actions as `float64[shape]`, clipped to [-1, 1].
+
+    Raises:
+        ValueError: they have another shape or are not finite.
+    """
+    # Rounding to float32 first makes a stored float32 action replay exactly.
+    action = np.asarray(action, np.float32)
+    if action.shape != shape:
+        raise ValueError(f"{name}: actions have shape {action.shape}, needed is {shape}")
+    # So few numbers are quicker looked at in a list than by numpy's functions.
+    values = action.ravel().tolist()
+    if not math.isfinite(sum(values)):  # clipping would let NaN through
+        raise ValueError(f"{name}: actions are not finite: {action.tolist()}")
+    command = action.astype(np.float64)
+    if min(values) < -1.0 or max(values) > 1.0:
+        return np.minimum(np.maximum(command, -1.0), 1.0)
+    return command
 
 
 def finite(values: np.ndarray) -> bool:

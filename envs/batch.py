@@ -1,5 +1,6 @@
 """Observations of several environments in one piece of memory, single arrays and dicts alike."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,13 @@ def observations(space: Space, memory: Any = None, row: int | None = None) -> np
         array = flat.reshape(box.shape)
         arrays[name] = array if row is None else array[row]
     return Parts(arrays) if isinstance(space, Dict) else arrays[""]
+
+
+def stack(each: Sequence[Any]) -> np.ndarray | dict[str, np.ndarray]:
+    """Returns the observations of all environments in fresh memory."""
+    if isinstance(each[0], dict):
+        return {name: np.array([one[name] for one in each]) for name in each[0]}
+    return np.array(each)
 
 
 def count(space: Space) -> int:

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs import batch
-from envs.base import SimEnv, finite
+from envs.base import SimEnv, bounded, finite
 from envs.registry import make
 from envs.workers import WorkerError, Workers
 
@@ -101,7 +101,9 @@ class SyncVector(_Vector):
     def __init__(self, make_one: Callable[[], SimEnv], num: int) -> None:
         self.envs = [make_one() for _ in range(num)]
         super().__init__(self.envs[0], num)
-        self._observations = batch.observations(self.observation_space)
+        self._bare = all(isinstance(env, SimEnv) for env in self.envs)  # without wrappers
+        empty = batch.observations(self.observation_space)
+        self._last = [empty[i] for i in range(num)]
 
     def reset(
         self,
@@ -120,25 +122,28 @@ class SyncVector(_Vector):
         """
         infos: dict[str, Any] = {}
         for i, one in self._seeds(seed, options).items():
-            self._observations[i], info = self.envs[i].reset(seed=one)
+            self._last[i], info = self.envs[i].reset(seed=one)
             infos = self._add_info(infos, info, i)
-        return self._observations.copy(), infos
+        return batch.stack(self._last), infos
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all environments with `actions: [num, action_dim]`."""
-        actions = self._check_actions(actions)
-        results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        if self._bare:  # all are checked before any is taken, and once is enough
+            commands = bounded(actions, self._actions_shape, self.identity["id"])
+            results = map(SimEnv.take, self.envs, commands)
+        else:
+            actions = self._check_actions(actions)
+            results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
         observations, rewards, terminated, truncated, each = zip(*results, strict=True)
-        for i, observation in enumerate(observations):
-            self._observations[i] = observation
+        self._last = list(observations)
         infos: dict[str, Any] = {}
         for key in each[0]:
             infos[key] = np.array([info[key] for info in each])
             infos[f"_{key}"] = self._everyone.copy()
         ends = np.array(terminated), np.array(truncated)
-        return self._observations.copy(), np.array(rewards), *ends, infos
+        return batch.stack(self._last), np.array(rewards), *ends, infos
 
     def state_observation(self) -> np.ndarray:
         """Returns the flat states `float32[num, state_dim]`, for experts in pixel environments."""
@@ -152,7 +157,7 @@ class SyncVector(_Vector):
         """Continues from states that `get_state` returned."""
         for i, (env, state) in enumerate(zip(self.envs, states, strict=True)):
             env.set_state(state)
-            self._observations[i] = env.observation()
+            self._last[i] = env.observation()
 
     def render(self) -> tuple[np.ndarray | None, ...]:
         """Returns one image per environment."""

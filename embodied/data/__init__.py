@@ -22,6 +22,7 @@ from embodied.data.layout import (
     transition_features,
 )
 from embodied.data.lerobot import Dataset, DatasetWriter
+from embodied.data.packed import Packed, pack
 from embodied.data.problems import Problem, RepairReport
 from embodied.data.recording import EpisodeWriter
 
@@ -37,6 +38,7 @@ __all__ = [
     "Feature",
     "Format",
     "IncompatibleDataset",
+    "Packed",
     "Problem",
     "Reader",
     "RepairReport",
@@ -44,6 +46,7 @@ __all__ = [
     "create",
     "detect",
     "open_dataset",
+    "pack",
     "repair",
     "resume",
     "transition_features",
