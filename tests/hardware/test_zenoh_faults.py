@@ -252,7 +252,6 @@ def test_all_moves_to_a_session_that_is_opened_anew(pair):
         assert policy.call("/stop", m.TRIGGER, {}, 10.0)["success"]
         assert robot.call("/told", m.TRIGGER, {}, 10.0)["success"] and told == [1]
     assert len(latched) == 1  # the new session asked for it again, and had it already
-    assert policy.dropped["out of order"] <= 2
     undo()
     states.clear()
     for _ in range(5):
