@@ -18,6 +18,11 @@ rl/bin/pip install -q gym==0.26.2 structlog colorama dataclasses-json scikit-lea
 jaxv/bin/pip install -q jax==0.10.2 flax==0.12.8 distrax==0.1.9 optax==0.2.8 ml_collections \
   overrides einops absl-py
 
+# robomimic declares packages that its reader of datasets does not need.
+[ -x fmt/bin/python ] || "$PYTHON" -m venv fmt
+fmt/bin/pip install -q torch==2.13.0 numpy h5py tqdm psutil termcolor imageio
+fmt/bin/pip install -q --no-deps robomimic==0.3.0
+
 checkout() { # repository, commit, folder
   [ -d "$3/.git" ] || git clone -q "https://github.com/$1" "$3" ||
     { echo "could not clone $1: its rows will be skipped"; rm -rf "$3"; return 0; }

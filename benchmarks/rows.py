@@ -44,6 +44,8 @@ WORKERS = {
     "released_pictures": Worker("released_pictures", "the released package"),
     "gemm": Worker("gemm", "matrix products alone"),
     "plain": Worker("plain_data", "plain torch and numpy"),
+    "packed": Worker("packed", "this project"),
+    "robomimic": Worker("robomimic_windows", "robomimic", "fmt"),
     "plain_loop": Worker("plain_loop", "plain one-file loop"),
     "sb3": Worker("sb3", "Stable-Baselines3", "rl"),
     "d3rlpy": Worker("d3rlpy_calql", "d3rlpy", "rl"),
@@ -200,6 +202,17 @@ ROWS = (
         "The same peer. Moving the bytes is most of our time here.",
     ),
     Row(
+        "disk",
+        "256 windows of 64 steps from disk, observations, actions, rewards and dones",
+        "batches",
+        "packed:windows",
+        ("robomimic:windows",),
+        20.0,
+        "500 episodes of 200 steps. Ours are packed rows, mapped into memory (`data.pack`); the "
+        "peer is robomimic's SequenceDataset on HDF5 without a cache, and a DataLoader without "
+        "workers.",
+    ),
+    Row(
         "loop",
         "the whole training loop: environment, replay, WSRL updates",
         "environment steps",
@@ -260,7 +273,36 @@ ROWS = (
                 "and the action, and tells success.",
             ),
             ("dmcontrol", "cheetah", "dm_control cheetah-run, one step", 2.0, "As above."),
+            (
+                "robosuite",
+                "lift",
+                "robosuite Lift, one Panda under OSC_POSE at 20 Hz, one step",
+                3.0,
+                "Both sides step 50 random actions from one state, again and again. Observations "
+                "are the same to the bit (`python -m envs.checker --released`).",
+            ),
+            ("robosuite", "wipe", "robosuite Wipe, one step", 3.0, "As above."),
+            ("robosuite", "two-arms", "robosuite TwoArmLift, one step", 3.0, "As above."),
+            (
+                "libero",
+                "goal",
+                "LIBERO libero_goal/7, one step",
+                3.0,
+                "As above; the peer is the package's ControlEnv. MuJoCo's own functions, called "
+                "as often as the package calls them because otherwise the last bits differ, are "
+                "two thirds of our time in a scene of this size.",
+            ),
+            ("libero", "object", "LIBERO libero_object/0, one step", 3.0, "As above."),
         )
+    ),
+    Row(
+        "vector",
+        "two Meta-World reach-v3 as one vector environment in one process",
+        "environment steps",
+        "envs:vector",
+        ("envs:side-by-side",),
+        0.95,
+        "The same environments stepped one after another without a vector.",
     ),
     *(
         row

@@ -1,4 +1,8 @@
-"""This project's environments, stepped with random actions and reset at the horizon."""
+"""This project's environments, stepped with random actions.
+
+Meta-World and dm_control are reset at the horizon. A reset of robosuite and LIBERO builds a scene,
+which is another matter: these go back to one state instead.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,16 @@ VARIANTS = {
 }
 
 
+FROM_A_STATE = {
+    "lift": "robosuite/Lift",
+    "wipe": "robosuite/Wipe",
+    "two-arms": "robosuite/TwoArmLift",
+    "goal": "libero/libero_goal/7",
+    "object": "libero/libero_object/0",
+}
+VECTOR = ("metaworld/reach-v3", 2)
+
+
 def build(env_id: str):
     env = envs.make(env_id)
     env.reset(seed=0)
@@ -33,6 +47,46 @@ def build(env_id: str):
     return step, CALLS
 
 
+def from_a_state(env_id: str):
+    env = envs.make(env_id, horizon=10**9)
+    env.reset(seed=0)
+    start = env.get_state()
+    actions = np.random.default_rng(0).uniform(-1, 1, (CALLS, *env.action_space.shape))
+    actions = list(actions.astype(np.float32))
+
+    def step() -> None:
+        env.set_state(start)
+        for action in actions:
+            env.step(action)
+
+    return step, CALLS
+
+
+def vector():
+    env_id, num = VECTOR
+    env = envs.make_vec(env_id, num)
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-1, 1, (CALLS, *env.action_space.shape))
+    actions = list(actions.astype(np.float32))
+
+    def step() -> None:
+        for action in actions:
+            *_, terminated, truncated, _ = env.step(action)
+            if (ended := terminated | truncated).any():
+                env.reset(options={"reset_mask": ended})
+
+    return step, CALLS * num
+
+
+def side_by_side():
+    env_id, num = VECTOR
+    steps = [build(env_id)[0] for _ in range(num)]
+    return lambda: [step() for step in steps], CALLS * num
+
+
 if __name__ == "__main__":
     builders = {name: partial(build, env_id) for name, env_id in VARIANTS.items()}
-    serve(builders, ["metaworld", "dm_control", "mujoco", "gymnasium", "numpy", "scipy"])
+    builders |= {name: partial(from_a_state, env_id) for name, env_id in FROM_A_STATE.items()}
+    builders |= {"vector": vector, "side-by-side": side_by_side}
+    packages = ["metaworld", "dm_control", "robosuite", "hf-libero", "mujoco", "gymnasium"]
+    serve(builders, [*packages, "numpy", "scipy", "numba"])
