@@ -18,7 +18,10 @@ class Adam:
         name: says whose gradient was not finite.
         parameters: leaves with `requires_grad`.
         lr: learning rate.
+        weight_decay: added to the gradient, or, if `decoupled`, taken off the weights (AdamW,
+            Loshchilov and Hutter 2019).
         clip_norm: scale the gradient down to this norm, or None.
+        betas: decay of the two moments.
     """
 
     def __init__(
@@ -29,11 +32,14 @@ class Adam:
         *,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        decoupled: bool = False,
     ) -> None:
         self.name = name
         self.parameters = list(parameters)
         self.clip_norm = clip_norm
-        self.weight_decay = weight_decay
+        self.weight_decay, self.betas = weight_decay, betas
+        self._kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
         self.lr = lr  # settable by schedules
         self._state: dict[int, dict[str, Tensor]] = {}  # by position
 
@@ -75,7 +81,7 @@ class Adam:
         states = [self._state[i] for i in positions]
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, 1.0)
-        torch._fused_adam_(
+        self._kernel(
             [self.parameters[i] for i in positions],
             [self.parameters[i].grad for i in positions],
             [state["exp_avg"] for state in states],
@@ -83,8 +89,8 @@ class Adam:
             [],
             steps,
             lr=self.lr,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
             weight_decay=self.weight_decay,
             eps=1e-8,
             amsgrad=False,

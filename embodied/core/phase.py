@@ -47,6 +47,8 @@ class Phase:
         collector: makes experience, or None for offline phases.
         updates_per_step: updates owed per collected step (the remainder carries over); a phase
             without a collector makes one update per trainer step.
+        updates_per_rollout: if given, updates owed per call of the collector instead, however many
+            steps it took: answers differ in length.
         start_after: no update is owed until more than this many steps were collected in the phase.
         start_rows: nor until the source holds this many rows.
         policy: who acts while collecting; the learner's own policy if None.
@@ -61,6 +63,7 @@ class Phase:
     until: Until
     collector: Collector | None = None
     updates_per_step: Fraction = Fraction(1)
+    updates_per_rollout: Fraction | None = None
     start_after: int = 0
     start_rows: int = 0
     policy: Policy | None = None
@@ -70,8 +73,16 @@ class Phase:
 
     def __post_init__(self) -> None:
         self.updates_per_step = Fraction(self.updates_per_step)
+        if self.updates_per_rollout is not None:
+            self.updates_per_rollout = Fraction(self.updates_per_rollout)
         if self.source is None and (self.collector is None or self.updates_per_step > 0):
             raise ValueError(f"phase {self.name!r} makes updates but has no source of batches")
+
+    def owed(self, steps: int) -> Fraction:
+        """Updates owed for a rollout of so many steps."""
+        if self.updates_per_rollout is not None:
+            return self.updates_per_rollout
+        return self.updates_per_step * steps
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 from embodied.core.phase import Recipe
 from embodied.core.types import Learner, UserError
 
-PACKAGES = ("embodied.agents",)
+PACKAGES = ("embodied.agents", "embodied.llm")
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ class Trainer(Position):
         if collected > phase.start_after and (
             phase.start_rows == 0 or len(phase.source) >= phase.start_rows
         ):
-            self.debt += phase.updates_per_step * rollout.steps
+            self.debt += phase.owed(rollout.steps)
         if bad.any():
             self._count_drops(int(bad.sum()), "an observation or reward was not finite")
         if broken.any():

@@ -1,0 +1,1 @@
+"""Language post-training methods and their baselines, one file each."""

@@ -1,0 +1,145 @@
+"""Answers in groups, their rewards, and the source that hands them to the learner once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from embodied.core.types import Batch, Rollout, State
+from embodied.llm.task import Prompts, Score, padded_ids
+from policies.lm import LanguageModel
+from policies.sampling import Completions, Engine, Sampling, generate
+
+
+class LanguagePolicy:
+    """A model that answers.
+
+    Args:
+        model: it follows later updates.
+        sampling: how answers are drawn.
+        generator: draws them.
+        engine: draws them faster, if there is another.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        sampling: Sampling,
+        generator: torch.Generator | None = None,
+        engine: Engine = generate,
+    ) -> None:
+        self.model, self.sampling, self.generator, self.engine = model, sampling, generator, engine
+
+    def answer(self, prompts: list[str], group: int = 1) -> tuple[Completions, list[str], Any]:
+        """`group` answers to each prompt.
+
+        Returns:
+            The completions, their texts, and the prompts' ids and mask ([N, P] each).
+        """
+        ids, mask = padded_ids(self.model, prompts, left=True)
+        drawn = self.engine(self.model, ids, mask, group, self.sampling, self.generator)
+        rows = [row[real] for row, real in zip(drawn.tokens, drawn.mask, strict=True)]
+        texts = [self.model.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
+        return drawn, texts, (ids, mask)
+
+
+class TextCollector:
+    """Asks prompts and rewards the answers, a group of them per prompt.
+
+    Args:
+        prompts: where prompts come from.
+        score: rewards an answer.
+        batch: prompts per call.
+        group: answers per prompt.
+    """
+
+    def __init__(self, prompts: Prompts, score: Score, batch: int, group: int) -> None:
+        self.prompts, self.score, self.batch, self.group = prompts, score, batch, group
+
+    @property
+    def num_envs(self) -> int:
+        """Answers per call."""
+        return self.batch * self.group
+
+    def abandon(self, mask: np.ndarray) -> None:
+        """Nothing outlasts a call."""
+
+    def collect(self, policy: LanguagePolicy) -> Rollout:
+        """One batch of answers; the reward is on the last token of each."""
+        prompts = self.prompts.next(self.batch)
+        drawn, texts, (ids, ids_mask) = policy.answer(prompts, self.group)
+        asked = [prompt for prompt in prompts for _ in range(self.group)]
+        scores = np.array([self.score(p, text) for p, text in zip(asked, texts, strict=True)])
+        mask = drawn.mask.cpu().numpy()
+        lengths = mask.sum(1)
+        reward = np.zeros(mask.shape, np.float32)
+        reward[np.arange(len(reward)), lengths - 1] = scores
+        ended = drawn.ended.cpu().numpy()
+        episodes = [
+            {"stream": i, "return": float(s), "success": bool(s >= 1), "length": int(n)}
+            for i, (s, n) in enumerate(zip(scores, lengths, strict=True))
+        ]
+        return Rollout(
+            observation=ids.cpu().numpy().repeat(self.group, 0),
+            action=drawn.tokens.cpu().numpy(),
+            reward=reward,
+            terminated=ended[:, None] & (np.arange(mask.shape[1]) == lengths[:, None] - 1),
+            mask=mask,
+            log_prob=drawn.log_prob.cpu().numpy(),
+            meta={
+                "prompt_mask": ids_mask.cpu().numpy().repeat(self.group, 0),
+                "episodes": episodes,
+                "tokens": int(lengths.sum()),
+            },
+        )
+
+    def state_dict(self) -> State:
+        """Where the prompts are."""
+        return self.prompts.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the place among the prompts."""
+        self.prompts.load_state_dict(state)
+
+
+class LatestRollout:
+    """On-policy source: the rows of the last rollout, in their order."""
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self._columns: dict[str, torch.Tensor] = {}
+
+    def add(self, rollout: Rollout) -> None:
+        """Replace what was there."""
+        columns = {
+            "prompt": rollout.observation,
+            "prompt_mask": rollout.meta["prompt_mask"],
+            "completion": rollout.action,
+            "mask": rollout.mask,
+            "old_log_prob": rollout.log_prob,
+            "reward": rollout.reward,
+        }
+        self._columns = {k: torch.from_numpy(v).to(self.device) for k, v in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self._columns["prompt"]) if self._columns else 0
+
+    def next(self, n: int) -> Batch:
+        """All rows of the last rollout; n must be their number.
+
+        Raises:
+            RuntimeError: there are not as many.
+        """
+        if n != len(self):
+            raise RuntimeError(f"{n} rows were asked for, the last rollout has {len(self)}")
+        return dict(self._columns)
+
+    def state_dict(self) -> State:
+        """The rows."""
+        return dict(self._columns)
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the rows."""
+        self._columns = {k: v.to(self.device, copy=True) for k, v in state.items()}

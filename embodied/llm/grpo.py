@@ -1,0 +1,259 @@
+"""GRPO: group relative policy optimisation.
+
+Shao et al. 2024 (DeepSeekMath), https://arxiv.org/abs/2402.03300, section 4.
+
+Several answers are drawn to each prompt, and the group's mean reward is the baseline: no critic.
+
+    A_i = (r_i - mean(r_1..r_G)) / (std(r_1..r_G) + 1e-4)
+    l_it = -min(rho_it A_i, clip(rho_it, 1 - e_low, 1 + e_high) A_i) + beta k3_it
+    rho_it = pi(o_it | q, o_i<t) / pi_old(o_it | q, o_i<t)
+
+`scale=none aggregation=dr_grpo` is Dr. GRPO (https://arxiv.org/abs/2503.20783); `clip_high=0.28
+aggregation=dapo` the loss of DAPO (https://arxiv.org/abs/2503.14476); `sequence_ratio=true` GSPO
+(https://arxiv.org/abs/2507.18071); `advantage=leave_one_out` RLOO with token ratios
+(https://arxiv.org/abs/2402.14740).
+
+Deviations:
+1. Defaults are those of TRL 1.16, which differ from the paper's: no KL term (beta 0 against 0.04),
+   and the mean is over the tokens of the whole batch (`dapo`), not per sequence.
+2. The KL term is multiplied by rho (`unbiased_kl`), which makes its gradient right off-policy; the
+   paper's is not. On-policy they are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from embodied.core.guards import check_batch, check_loss
+from embodied.core.optim import Adam
+from embodied.core.phase import Phase, Recipe, Until
+from embodied.core.registry import register
+from embodied.core.types import Batch, Metrics, Source, State
+from embodied.llm.collector import LanguagePolicy, LatestRollout, TextCollector
+from embodied.llm.task import TextTask
+from embodied.objectives.advantages import group_advantages, leave_one_out
+from embodied.objectives.likelihood import masked_mean, token_log_probs
+from embodied.objectives.policy_gradient import (
+    aggregate,
+    clipped_surrogate,
+    kl_estimate,
+    sequence_ratio,
+    token_ratio,
+)
+from policies.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig:
+    """Group relative policy optimisation; defaults of TRL 1.16 where it has them.
+
+    Attributes:
+        steps: batches of answers.
+        prompts: per batch.
+        group: answers per prompt, G.
+        temperature: of the answers.
+        epochs: updates on each batch of answers.
+        micro_batch: answers per backward pass; 0 for all at once. It changes memory, not results.
+        lr: Adam learning rate.
+        clip_norm: of the gradient.
+        clip_low: e_low.
+        clip_high: e_high; null for the same.
+        beta: weight of the KL term; 0 keeps no reference.
+        unbiased_kl: multiply the KL term by rho.
+        advantage: group or leave_one_out.
+        scale: of group advantages: group, batch or none.
+        aggregation: dapo, grpo, bnpo, dr_grpo or seq_sum.
+        sequence_ratio: one ratio per answer.
+        eval_every: batches between evaluations; 0 evaluates at the end only.
+    """
+
+    steps: int = 100
+    prompts: int = 32
+    group: int = 8
+    temperature: float = 1.0
+    epochs: int = 1
+    micro_batch: int = 0
+    lr: float = 1e-6
+    clip_norm: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float | None = None
+    beta: float = 0.0
+    unbiased_kl: bool = True
+    advantage: str = "group"
+    scale: str = "group"
+    aggregation: str = "dapo"
+    sequence_ratio: bool = False
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.advantage not in ("group", "leave_one_out"):
+            raise ValueError(f"advantage must be group or leave_one_out, got {self.advantage!r}")
+        if self.group < 2:
+            raise ValueError(f"group must be at least 2, got {self.group}: it is the baseline")
+
+    @property
+    def rows(self) -> int:
+        """Answers per batch."""
+        return self.prompts * self.group
+
+
+def grpo_loss(
+    config: GRPOConfig,
+    log_prob: Tensor,
+    old: Tensor | None,
+    ref: Tensor | None,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    longest: int,
+    tokens: Tensor,
+    sequences: int,
+) -> tuple[Tensor, Metrics]:
+    """The loss of some of a batch's answers.
+
+    Args:
+        config: clipping, KL and aggregation.
+        log_prob: [B, T] with gradient.
+        old: [B, T] of the policy that answered; None on the first update, where it is the same.
+        ref: [B, T] of the reference, or None.
+        advantage: [B].
+        mask: [B, T].
+        longest: tokens an answer may have.
+        tokens: of the whole batch.
+        sequences: of the whole batch.
+    """
+    ratio = (
+        sequence_ratio(log_prob, old, mask) if config.sequence_ratio else token_ratio(log_prob, old)
+    )
+    loss = clipped_surrogate(ratio, advantage[:, None], config.clip_low, config.clip_high)
+    high = config.clip_low if config.clip_high is None else config.clip_high
+    up, down = advantage[:, None] > 0, advantage[:, None] < 0
+    clipped = ((ratio > 1 + high) & up) | ((ratio < 1 - config.clip_low) & down)
+    metrics = {"clipped": masked_mean(clipped.float().expand_as(log_prob), mask)}
+    loss = loss.expand_as(log_prob)
+    if ref is not None:
+        kl = kl_estimate(log_prob, ref)
+        metrics["kl"] = masked_mean(kl.detach(), mask)
+        loss = loss + config.beta * (kl * token_ratio(log_prob, old) if config.unbiased_kl else kl)
+    how = {"longest": longest, "tokens": tokens, "sequences": sequences}
+    return aggregate(loss, mask, config.aggregation, **how), metrics
+
+
+class GRPO:
+    """A language model trained by policy gradients on groups of its own answers."""
+
+    def __init__(self, config: GRPOConfig, task: TextTask) -> None:
+        self.config = config
+        self.model = task.model
+        self.longest = task.longest
+        self.reference = self.model.frozen_copy() if config.beta else None
+        parameters = [p for p in self.model.network.parameters() if p.requires_grad]
+        self.optimizer = Adam("model", parameters, config.lr, clip_norm=config.clip_norm)
+        self.generator = task.streams.torch("grpo/sample", self.model.device)
+
+    def policy(self, deterministic: bool = False) -> LanguagePolicy:
+        """The current model; it follows later updates."""
+        temperature = 0.0 if deterministic else self.config.temperature
+        sampling = Sampling(self.longest, temperature=temperature)
+        return LanguagePolicy(self.model, sampling, self.generator)
+
+    def update(self, source: Source) -> Metrics:
+        """`epochs` optimizer steps on one batch of answers."""
+        c = self.config
+        batch = source.next(c.rows)
+        check_batch(batch)
+        score = batch["reward"].sum(-1)
+        if c.advantage == "group":
+            advantage = group_advantages(score, c.group, c.scale)
+        else:
+            advantage = leave_one_out(score, c.group)
+        metrics: Metrics = {"advantage_zero": (advantage == 0).float().mean()}
+        for epoch in range(c.epochs):
+            metrics |= self._step(batch, advantage, first=epoch == 0)
+        return metrics
+
+    def _step(self, batch: Batch, advantage: Tensor, first: bool) -> Metrics:
+        """One optimizer step, its gradient gathered over micro-batches."""
+        rows = len(advantage)
+        size = self.config.micro_batch or rows
+        tokens = batch["mask"].sum()
+        self.optimizer.zero_grad()
+        total, metrics = torch.zeros((), device=tokens.device), {}
+        for start in range(0, rows, size):
+            part = {name: column[start : start + size] for name, column in batch.items()}
+            ref = self._log_probs(self.reference, part) if self.reference else None
+            loss, metrics = grpo_loss(
+                self.config,
+                self._log_probs(self.model, part),
+                None if first and self.config.epochs == 1 else part["old_log_prob"],
+                ref,
+                advantage[start : start + size],
+                part["mask"],
+                longest=self.longest,
+                tokens=tokens,
+                sequences=rows,
+            )
+            check_loss("model", loss)
+            loss.backward()
+            total += loss.detach()
+        norm = self.optimizer.step()
+        return {"loss": total, "grad_norm": norm, **metrics}
+
+    def _log_probs(self, model, batch: Batch) -> Tensor:
+        inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
+        with torch.set_grad_enabled(model is self.model):
+            return token_log_probs(
+                model.logits(*inputs), batch["completion"], self.config.temperature
+            )
+
+    def state_dict(self) -> State:
+        """Weights, those of the reference, optimizer and sampler."""
+        state = {
+            "model": dict(self.model.network.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+        if self.reference:
+            state["reference"] = dict(self.reference.network.state_dict())
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state of the same configuration."""
+        self.model.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        if self.reference:
+            self.reference.network.load_state_dict(state["reference"])
+
+
+def recipe(config: GRPOConfig, task: TextTask) -> Recipe:
+    """One phase: a batch of answers, an update."""
+    learner = GRPO(config, task)
+    return Recipe(
+        [
+            Phase(
+                "online",
+                learner,
+                LatestRollout(task.model.device),
+                Until("episodes", config.steps * config.rows),
+                TextCollector(task.questions(), task.score, config.prompts, config.group),
+                updates_per_rollout=Fraction(1),
+                eval_every=config.eval_every * config.rows,
+            )
+        ]
+    )
+
+
+register(
+    "grpo",
+    config=GRPOConfig,
+    learner=GRPO,
+    recipe=recipe,
+    paper="https://arxiv.org/abs/2402.03300",
+    summary="Policy gradients on groups of answers, the group's mean reward as baseline",
+    updates=("model", "optimizer"),
+)

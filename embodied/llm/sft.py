@@ -1,0 +1,138 @@
+"""SFT: supervised fine-tuning, the step before every other and the baseline under them.
+
+Ouyang et al. 2022 (InstructGPT), https://arxiv.org/abs/2203.02155, section 3.5.
+
+Maximise the likelihood of given responses. The prompt is context, not a target; the end of a
+response is a target, without which the model never learns to stop.
+
+    L = -sum_it w_i m_it log pi(o_it | q_i, o_i<t) / sum_it m_it
+
+over the responses of a batch: a mean over tokens, not over responses.
+
+Deviations:
+1. None of the method. Defaults of learning rate and loss are those of TRL's SFTTrainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embodied.core.guards import check_batch, check_loss
+from embodied.core.optim import Adam
+from embodied.core.phase import Phase, Recipe, Until
+from embodied.core.registry import register
+from embodied.core.types import Metrics, Source, State
+from embodied.llm.collector import LanguagePolicy
+from embodied.llm.schedules import warm_cosine
+from embodied.llm.task import TextTask
+from embodied.objectives.likelihood import masked_mean, nll_loss, token_log_probs
+from policies.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """Supervised fine-tuning.
+
+    Attributes:
+        updates: optimizer steps.
+        batch_size: responses per step.
+        lr: AdamW learning rate (TRL).
+        betas: of AdamW (TRL).
+        weight_decay: decoupled (TRL).
+        warm_up: steps in which the learning rate rises.
+        final_lr: share of the learning rate at the end of the cosine; 1 keeps it constant.
+        clip_norm: of the gradient (TRL).
+        eval_every: updates between evaluations; 0 evaluates at the end only.
+    """
+
+    updates: int = 1000
+    batch_size: int = 64
+    lr: float = 2e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warm_up: int = 0
+    final_lr: float = 1.0
+    clip_norm: float = 1.0
+    eval_every: int = 0
+
+
+class SFT:
+    """A language model fitted by maximum likelihood."""
+
+    def __init__(self, config: SFTConfig, task: TextTask) -> None:
+        self.config = config
+        self.model = task.model
+        self.sampling = Sampling(task.longest)
+        self.optimizer = Adam(
+            "model",
+            [p for p in self.model.network.parameters() if p.requires_grad],
+            config.lr,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            betas=config.betas,
+            decoupled=True,
+        )
+        self.generator = task.streams.torch("sft/sample", self.model.device)
+        self.updates = 0
+
+    def policy(self, deterministic: bool = False) -> LanguagePolicy:
+        """The current model; it follows later updates."""
+        sampling = Sampling(self.sampling.longest, temperature=0.0 if deterministic else 1.0)
+        return LanguagePolicy(self.model, sampling, self.generator)
+
+    def update(self, source: Source) -> Metrics:
+        """One step on one batch of responses."""
+        c = self.config
+        batch = source.next(c.batch_size)
+        check_batch(batch)
+        mask = batch["mask"]
+        logits = self.model.logits(batch["prompt"], batch["prompt_mask"], batch["completion"], mask)
+        log_prob = token_log_probs(logits, batch["completion"])
+        loss = nll_loss(log_prob, batch.get("target", mask), batch["weight"])
+        check_loss("model", loss)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.lr = c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr)
+        norm = self.optimizer.step()
+        self.updates += 1
+        return {
+            "loss": loss.detach(),
+            "grad_norm": norm,
+            "token_probability": masked_mean(log_prob.detach().exp(), mask),
+        }
+
+    def state_dict(self) -> State:
+        """Weights, optimizer and sampler."""
+        return {
+            "model": dict(self.model.network.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state of the same configuration."""
+        self.model.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.updates = int(state["updates"])
+
+
+def recipe(config: SFTConfig, task: TextTask) -> Recipe:
+    """One phase on the demonstrations."""
+    until = Until("updates", config.updates)
+    learner = SFT(config, task)
+    return Recipe(
+        [Phase("fit", learner, task.demonstrations(), until, eval_every=config.eval_every)]
+    )
+
+
+register(
+    "sft",
+    config=SFTConfig,
+    learner=SFT,
+    recipe=recipe,
+    paper="https://arxiv.org/abs/2203.02155",
+    summary="Supervised fine-tuning: maximum likelihood of given responses",
+    updates=("model", "optimizer", "updates"),
+)
