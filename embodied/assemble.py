@@ -50,7 +50,7 @@ from embodied.settings import (
 
 PACKAGES = (
     *("embodied", "torch", "numpy", "gymnasium"),
-    *("mujoco", "metaworld", "dm_control", "robosuite", "hf-libero"),
+    *("mujoco", "metaworld", "dm_control", "robosuite", "hf-libero", "transformers"),
 )
 
 
@@ -172,27 +172,29 @@ def build(
     train = settings.train
     threads, reason = threads_for(train.threads, device_for(train.device))
     torch.set_num_threads(threads)
-    task, dataset = build_task(settings, on_episode)
-    scaling = task.collector.scaling
-    recipe = registry.get(settings.method_id).recipe(settings.method, task)
+    method = registry.get(settings.method_id)
+    if method.kind == "text":
+        from embodied import text
+
+        task, evaluator, facts = text.build(settings, device_for(train.device))
+        device = task.model.device
+    else:
+        task, evaluator, facts = _robot(settings, on_episode)
+        device = task.device
+    recipe = method.recipe(settings.method, task)
     directory = Path(train.run or default_directory(settings))
-    evaluation_env = make_env(train.env, train.env_args)
     about = {
         "command": shlex.join(command or ["embodied", "train", *settings.overrides]),
         "overrides": list(settings.overrides),
         "method": settings.method_id,
-        "env": train.env,
-        "env_args": train.env_args,
-        "env_hash": envs.describe(evaluation_env)["hash"],
         "seed": train.seed,
-        "device": str(task.device),
+        "device": str(device),
         "threads": threads,
         "thread_reason": reason,
         "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "dataset": None if dataset is None else describe_dataset(dataset, train.data),
-        "observation_scaling": scaling.describe() if scaling else None,
+        **facts,
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -201,13 +203,33 @@ def build(
     trainer = Trainer(
         recipe,
         directory,
-        evaluator=Evaluator(
-            evaluation_env, train.evaluation.episodes, train.evaluation.seed, scaling
-        ),
+        evaluator=evaluator,
         options=TrainerOptions(**dataclasses.asdict(train.trainer)),
         config={k: v for k, v in settings.plain.items() if k not in PLACE},
     )
     return Run(settings, trainer, directory, about)
+
+
+def _robot(
+    settings: Settings, on_episode: EpisodeHook
+) -> tuple[RobotTask, Evaluator, dict[str, Any]]:
+    """Task and evaluator of a robot run, and what run.json says of them."""
+    train = settings.train
+    task, dataset = build_task(settings, on_episode)
+    scaling = task.collector.scaling
+    env = make_env(train.env, train.env_args)
+    evaluator = Evaluator(env, train.evaluation.episodes, train.evaluation.seed, scaling)
+    return (
+        task,
+        evaluator,
+        {
+            "env": train.env,
+            "env_args": train.env_args,
+            "env_hash": envs.describe(env)["hash"],
+            "dataset": None if dataset is None else describe_dataset(dataset, train.data),
+            "observation_scaling": scaling.describe() if scaling else None,
+        },
+    )
 
 
 def start(

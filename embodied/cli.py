@@ -97,6 +97,8 @@ EXTRAS = {
     "matplotlib": "report",
     "av": "report",
     "wandb": "wandb",
+    "transformers": "llm",
+    "tokenizers": "llm",
 }
 """Package -> the extra of ours that installs it."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from embodied.core import registry
 from embodied.core.types import UserError
 
-FREE = ("env_args", "data_env_args", "method.pretrain_args")
+FREE = ("env_args", "data_env_args", "task_args", "method.pretrain_args")
 """Settings whose keys belong to somebody else (an environment, another method)."""
 
 TUNABLE = (
@@ -134,6 +134,9 @@ class TrainSettings:
         env: environment id, such as metaworld/door-open-v3.
         env_args: arguments of the environment: obs, reward, horizon, terminate_on_success, ...
         data_env_args: what differs from env_args where scripted data is collected.
+        task: of a language method, such as chain.
+        task_args: its options: length and reward (final, all_steps), and those of the task.
+        model: of a language method: a folder or hub id, or `tiny` for the task's own base model.
         num_envs: training environments stepped together.
         vector: sync (in this process) or async (a process each).
         reward: transform of rewards.
@@ -155,6 +158,9 @@ class TrainSettings:
     env: str = "metaworld/door-open-v3"
     env_args: dict[str, Any] = field(default_factory=dict)
     data_env_args: dict[str, Any] = field(default_factory=dict)
+    task: str = "chain"
+    task_args: dict[str, Any] = field(default_factory=dict)
+    model: str = "tiny"
     num_envs: int = 1
     vector: str = "sync"
     reward: RewardSettings = field(default_factory=RewardSettings)
@@ -353,8 +359,9 @@ def refuse_incompatible(changed: Mapping[str, Any]) -> None:
 
 def default_directory(settings: Settings) -> Path:
     """runs/METHOD-TASK-SEED."""
-    name = f"{settings.method_id}-{settings.train.env.replace('/', '-')}-{settings.train.seed}"
-    return Path("runs") / name
+    train = settings.train
+    what = train.task if registry.get(settings.method_id).kind == "text" else train.env
+    return Path("runs") / f"{settings.method_id}-{what.replace('/', '-')}-{train.seed}"
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -377,7 +384,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     runs = []
     for combination in itertools.product(*options):
         composed = compose(combination)
-        shown = () if composed.train.run else ("method", "env", "seed")
+        shown = () if composed.train.run else ("method", "env", "task", "seed")
         choices = [c for c, several in zip(combination, swept, strict=True) if several]
         hidden = [c for c in choices if c.partition("=")[0] not in shown]
         if hidden:

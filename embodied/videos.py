@@ -61,7 +61,7 @@ def record_videos(run: str | Path) -> list[Path]:
     run = Path(run)
     about, _ = read_run(run)
     evaluations = [e for e in read_log(run, "evaluation") if "ledger" in e]
-    if not evaluations:
+    if not evaluations or "model" in about:  # answers are no pictures
         return []
     before = next((e for e in reversed(evaluations) if e["of"] == "offline"), evaluations[0])
     shown = {"before": before, "after": evaluations[-1]}

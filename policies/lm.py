@@ -31,6 +31,7 @@ def hub() -> Any:
             'language models need transformers, which is missing: pip install "embodied[llm]"',
             name="transformers",
         ) from error
+    transformers.utils.logging.disable_progress_bar()
     return transformers
 
 

@@ -41,6 +41,11 @@ class Method:
     module: str
 
     @property
+    def kind(self) -> str:
+        """What it is trained on: "robot" or "text"."""
+        return "text" if self.module.startswith("embodied.llm.") else "robot"
+
+    @property
     def documentation(self) -> str:
         """Docstring of the method's file."""
         return inspect.getdoc(importlib.import_module(self.module)) or ""

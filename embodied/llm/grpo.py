@@ -46,6 +46,8 @@ from embodied.objectives.policy_gradient import (
 )
 from policies.sampling import Sampling
 
+ADVANTAGES = ("group", "leave_one_out", "shuffled")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOConfig:
@@ -64,7 +66,8 @@ class GRPOConfig:
         clip_high: e_high; null for the same.
         beta: weight of the KL term; 0 keeps no reference.
         unbiased_kl: multiply the KL term by rho.
-        advantage: group or leave_one_out.
+        advantage: group, leave_one_out, or shuffled: those of the group handed to random answers of
+            the batch, a control that must learn nothing.
         scale: of group advantages: group, batch or none.
         aggregation: dapo, grpo, bnpo, dr_grpo or seq_sum.
         sequence_ratio: one ratio per answer.
@@ -90,8 +93,10 @@ class GRPOConfig:
     eval_every: int = 0
 
     def __post_init__(self) -> None:
-        if self.advantage not in ("group", "leave_one_out"):
-            raise ValueError(f"advantage must be group or leave_one_out, got {self.advantage!r}")
+        if self.advantage not in ADVANTAGES:
+            raise ValueError(
+                f"advantage must be one of {', '.join(ADVANTAGES)}, got {self.advantage!r}"
+            )
         if self.group < 2:
             raise ValueError(f"group must be at least 2, got {self.group}: it is the baseline")
 
@@ -167,10 +172,13 @@ class GRPO:
         batch = source.next(c.rows)
         check_batch(batch)
         score = batch["reward"].sum(-1)
-        if c.advantage == "group":
-            advantage = group_advantages(score, c.group, c.scale)
-        else:
+        if c.advantage == "leave_one_out":
             advantage = leave_one_out(score, c.group)
+        else:
+            advantage = group_advantages(score, c.group, c.scale)
+        if c.advantage == "shuffled":
+            order = torch.randperm(c.rows, generator=self.generator, device=advantage.device)
+            advantage = advantage[order]
         metrics: Metrics = {"advantage_zero": (advantage == 0).float().mean()}
         for epoch in range(c.epochs):
             metrics |= self._step(batch, advantage, first=epoch == 0)

@@ -16,6 +16,8 @@ PROOFS = {
     "calql": "embodied.proofs.family",
     "iql": "embodied.proofs.family",
     "rlpd": "embodied.proofs.family",
+    "sft": "embodied.proofs.tiny",
+    "grpo": "embodied.proofs.tiny",
 }
 DOCS = Path("docs") / "methods"
 RUNS = Path("runs") / "proofs"

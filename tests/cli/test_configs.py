@@ -9,6 +9,7 @@ import pytest
 
 from embodied import assemble, settings
 from embodied.core import registry
+from tests import tiny_language
 
 CONFIGS = Path(str(files("configs")))
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
@@ -26,14 +27,18 @@ def test_the_folder_holds_nothing_else():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_compose_and_build(name, dataset, tmp_path):
-    composed = settings.compose(
-        [f"method={name}", "env=maze/point-v0", f"data={dataset}", f"run={tmp_path / 'run'}"]
-    )
-    assert type(composed.method) is registry.get(name).config
+    method, run = registry.get(name), f"run={tmp_path / 'run'}"
+    if method.kind == "text":
+        tiny_language.model().save(tmp_path / "model")
+        overrides = ["task=chain", "task_args.length=2", f"model={tmp_path / 'model'}", run]
+    else:
+        overrides = ["env=maze/point-v0", f"data={dataset}", run]
+    composed = settings.compose([f"method={name}", *overrides])
+    assert type(composed.method) is method.config
     run = assemble.build(composed)
     run.trainer.log.close()
     assert run.trainer.phase is not None
-    assert run.about["dataset"]["episodes"] == 3
+    assert method.kind == "text" or run.about["dataset"]["episodes"] == 3
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

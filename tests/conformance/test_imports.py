@@ -18,6 +18,9 @@ SHARED = {
     "critic_losses",
     "from_scratch",
     "offline_online",
+    "collector",
+    "schedules",
+    "task",
 }  # files of methods that are no method
 SIMULATORS = ("mujoco", "metaworld", "dm_control", "robosuite", "libero", "robomimic", "scipy")
 SIMULATORS += ("numba", "OpenGL")
@@ -81,7 +84,7 @@ RULES = {
     "embodied/core": (("embodied.core",), ("numpy", "torch", "safetensors"), ("wandb", "rich")),
     "embodied/objectives": (("embodied.objectives",), ("torch",), ()),
     "embodied/data": (("embodied.data", TYPES), ANY, ()),
-    "policies": (("policies", TYPES), ("torch",), ()),
+    "policies": (("policies", TYPES), ("torch",), ("transformers", "tokenizers")),
     "rewards": (("rewards", "policies", TYPES), ANY, ()),
     "hardware": (("hardware", TYPES), ANY, ()),
     # OpenGL comes with mujoco, which renders through it

@@ -25,7 +25,10 @@ MAX_LINES = 400
 TINY = {"hidden": (8,), "critic_hidden": (8,), "batch_size": 4, "members": 4, "utd": 2}
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
+ROBOT = {id: method for id, method in METHODS.items() if method.kind == "robot"}
+
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+every_robot_method = pytest.mark.parametrize("method", ROBOT.values(), ids=ROBOT)
 every_device = pytest.mark.parametrize("device", DEVICES)
 
 
@@ -102,7 +105,8 @@ def attributes(config):
 
 
 def test_there_are_methods():
-    assert set(METHODS) >= {"bc", "calql", "cql", "iql", "rlpd", "sac", "wsrl"}
+    assert set(ROBOT) >= {"bc", "calql", "cql", "iql", "rlpd", "sac", "wsrl"}
+    assert set(METHODS) - set(ROBOT) >= {"sft", "grpo"}
 
 
 @every_method
@@ -121,7 +125,7 @@ def test_config_is_a_frozen_documented_dataclass(method):
     assert not stray, f"{method.config.__name__} documents {stray}, which it does not have"
 
 
-@every_method
+@every_robot_method
 def test_recipe_composes_with_defaults(method):
     import envs
 
@@ -134,7 +138,7 @@ def test_recipe_composes_with_defaults(method):
     assert all(isinstance(phase.learner, Learner) for phase in recipe.phases)
 
 
-@every_method
+@every_robot_method
 @every_device
 def test_an_update_changes_what_the_method_says(method, device):
     learner = build(method, device=device)
@@ -148,7 +152,7 @@ def test_an_update_changes_what_the_method_says(method, device):
     assert metrics and all(np.isfinite(float(v)) for v in metrics.values())
 
 
-@every_method
+@every_robot_method
 @every_device
 def test_state_continues_in_a_fresh_learner(method, device):
     learner, fresh = updated(method, device=device), build(method, seed=1, device=device)
@@ -162,7 +166,7 @@ def test_state_continues_in_a_fresh_learner(method, device):
     assert np.array_equal(learner.policy().act(obs), fresh.policy().act(obs))
 
 
-@every_method
+@every_robot_method
 @every_device
 def test_a_state_shares_no_memory_once_loaded(method, device):
     learner, fresh = updated(method, device=device), build(method, seed=1, device=device)
@@ -172,7 +176,7 @@ def test_a_state_shares_no_memory_once_loaded(method, device):
     assert digest(fresh.state_dict()) == before
 
 
-@every_method
+@every_robot_method
 @every_device
 def test_seeds(method, device):
     first = digest(updated(method, device=device).state_dict())
@@ -180,7 +184,7 @@ def test_seeds(method, device):
     assert first != digest(updated(method, seed=1, device=device).state_dict())
 
 
-@every_method
+@every_robot_method
 @every_device
 def test_a_bad_batch_changes_no_parameter(method, device):
     class Bad(Batches):
@@ -196,7 +200,7 @@ def test_a_bad_batch_changes_no_parameter(method, device):
     assert digest(learner.state_dict()) == before
 
 
-@every_method
+@every_robot_method
 @every_device
 def test_policies_act_within_bounds(method, device):
     learner = updated(method, device=device)

@@ -1,0 +1,199 @@
+"""From settings to a language task: the model, its prompts and reward, and fixed questions to ask.
+
+The base model of the tiny suite is made once per machine and kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from embodied.core.evaluate import Episode, Evaluation
+from embodied.core.registry import nearest
+from embodied.core.seeding import Streams
+from embodied.core.trainer import Trainer, TrainerOptions
+from embodied.core.types import UserError
+from embodied.data import tiny
+from embodied.llm import sft
+from embodied.llm.collector import LanguagePolicy
+from embodied.llm.task import Example, Score, TextTask
+from embodied.settings import Settings, TrainSettings
+from policies import lm
+from policies.sampling import Sampling
+
+TINY = "tiny"
+PROMPTS = 4096  # of a task that makes its own
+BASE = sft.SFTConfig(
+    updates=700,
+    batch_size=64,
+    lr=3e-3,
+    betas=(0.9, 0.98),
+    weight_decay=0.01,
+    warm_up=50,
+    final_lr=0.1,
+)
+BASE_SEED, BASE_REVISION = 0, 1
+
+
+class TextEvaluator:
+    """Asks a policy the same questions every time, at the temperature it was trained at.
+
+    Args:
+        prompts: the questions.
+        score: rewards an answer; 1 and above is a success.
+        sampling: how answers are drawn.
+        seed: draws them, whatever was drawn before.
+        batch: questions asked together.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        score: Score,
+        sampling: Sampling,
+        seed: int = 0,
+        batch: int = 256,
+    ) -> None:
+        self.prompts, self.score, self.sampling = list(prompts), score, sampling
+        self.seed, self.batch = seed, batch
+
+    def __call__(
+        self,
+        policy: LanguagePolicy,
+        indices: Sequence[int] | None = None,
+        on_step: Callable[[int, Any], None] | None = None,
+    ) -> Evaluation:
+        """Evaluate.
+
+        Args:
+            policy: its model answers.
+            indices: which questions; all of them if None.
+            on_step: called with (index, None) before each batch.
+        """
+        chosen = list(range(len(self.prompts)) if indices is None else indices)
+        streams, model = Streams(self.seed), policy.model
+        episodes, actions = [], []
+        for start in range(0, len(chosen), self.batch):
+            some = chosen[start : start + self.batch]
+            if on_step:
+                on_step(some[0], None)
+            generator = streams.torch(f"evaluation/{some[0]}", model.device)
+            asked = [self.prompts[i] for i in some]
+            drawn, texts, _ = LanguagePolicy(model, self.sampling, generator).answer(asked)
+            for i, prompt, text, row, mask in zip(
+                some, asked, texts, drawn.tokens.cpu(), drawn.mask.cpu(), strict=True
+            ):
+                tokens, reward = row[mask].numpy(), float(self.score(prompt, text))
+                digest = hashlib.sha256(prompt.encode()).hexdigest()[:16]
+                episodes.append(Episode(i, self.seed, digest, reward, reward >= 1, len(tokens)))
+                actions.append(tokens)
+        return Evaluation(episodes, actions)
+
+
+def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dict[str, Any]]:
+    """Model and task of a run, its evaluator, and what run.json says of them.
+
+    Raises:
+        UserError: there is no such task or model, or its options are wrong.
+    """
+    train = settings.train
+    task, length, reward = _tiny_task(train)
+    model = lm.load(base_model(task) if train.model == TINY else train.model, device)
+    streams, rng = Streams(train.seed), Streams(train.seed).numpy("task")
+    prompts = task.problems(PROMPTS, rng, length)
+
+    def score(prompt: str, response: str) -> float:
+        return float(getattr(task.verify(prompt, response), reward))
+
+    questions = task.problems(
+        train.evaluation.episodes, Streams(train.evaluation.seed).numpy("questions"), length
+    )
+    about = {
+        "env": f"{TINY}/{train.task}",
+        "env_args": {**asdict(task), "length": length, "reward": reward},
+        "env_hash": _hash([train.task, asdict(task), length, reward]),
+        "model": train.model,
+        "dataset": None,
+        "observation_scaling": None,
+    }
+    made = TextTask(
+        model,
+        streams,
+        prompts=prompts,
+        score=score,
+        longest=task.response_length,
+        examples=[Example(prompt, task.attempt(prompt, rng)) for prompt in prompts],
+        about=about,
+    )
+    evaluator = TextEvaluator(
+        questions, score, Sampling(task.response_length), train.evaluation.seed
+    )
+    return made, evaluator, about
+
+
+def _tiny_task(train: TrainSettings) -> tuple[tiny.Chain, int | None, str]:
+    """The task, the length of its problems, and which verdict is the reward."""
+    if train.task not in tiny.TASKS:
+        raise UserError(f"unknown task {train.task!r}; {nearest(train.task, tiny.TASKS)}")
+    options = dict(train.task_args)
+    length, reward = options.pop("length", None), options.pop("reward", "all_steps")
+    if reward not in ("final", "all_steps"):
+        raise UserError(f"task_args.reward must be final or all_steps, got {reward!r}")
+    try:
+        task = tiny.TASKS[train.task](**options)
+    except TypeError as error:
+        raise UserError(f"task={train.task}: {error}") from error
+    if length is not None and not 1 <= length <= task.longest:
+        raise UserError(f"task_args.length must lie in 1 to {task.longest}, got {length}")
+    return task, length, reward
+
+
+def base_model(task: tiny.Chain) -> Path:
+    """Folder of the tiny suite's base model, which is trained now if it is not there yet.
+
+    Every step of its demonstrations was wrong with a known probability, so it has room to improve.
+    """
+    name = type(task).__name__.lower()
+    key = _hash([name, asdict(task), asdict(BASE), BASE_SEED, BASE_REVISION])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
+    folder = cache / f"{name}-{key}"
+    if folder.exists():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    print(f"embodied: making the base model of {name} in {folder}, once", file=sys.stderr)
+    streams = Streams(BASE_SEED)
+    model = lm.small(
+        lm.symbol_tokenizer(list(tiny.SYMBOLS), tiny.PAD, tiny.BEGIN, tiny.END),
+        streams.torch("base/init"),
+    )
+    rng = streams.numpy("base/data")
+    prompts = task.problems(BASE.updates * BASE.batch_size, rng)
+    examples = [Example(prompt, task.demonstration(prompt, rng)) for prompt in prompts]
+    scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
+    try:
+        made = TextTask(model, streams, examples=examples, longest=task.response_length)
+        options = TrainerOptions(checkpoint_every=0, tensorboard=False)
+        trainer = Trainer(sft.recipe(BASE, made), scratch / "run", options=options)
+        trainer.run()
+        trainer.close()
+        model.save(scratch / "model")
+        try:
+            os.rename(scratch / "model", folder)
+        except OSError:  # somebody else was quicker
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
