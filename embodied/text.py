@@ -16,15 +16,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embodied.core.evaluate import Episode, Evaluation
 from embodied.core.registry import nearest
 from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
+from embodied.data.text import Example, Pair, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
-from embodied.llm.task import Example, Score, TextTask
+from embodied.llm.task import Score, TextTask
 from embodied.settings import Settings, TrainSettings
 from policies import lm
 from policies.sampling import Sampling
@@ -107,8 +110,11 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
     train = settings.train
     task, length, reward = _tiny_task(train)
     model = lm.load(base_model(task) if train.model == TINY else train.model, device)
-    streams, rng = Streams(train.seed), Streams(train.seed).numpy("task")
-    prompts = task.problems(PROMPTS, rng, length)
+    streams = Streams(train.seed)
+    if train.data:
+        texts = read(train.data, model.tokenizer)
+    else:
+        texts = _made(task, length, streams.numpy("task"))
 
     def score(prompt: str, response: str) -> float:
         return float(getattr(task.verify(prompt, response), reward))
@@ -121,16 +127,17 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         "env_args": {**asdict(task), "length": length, "reward": reward},
         "env_hash": _hash([train.task, asdict(task), length, reward]),
         "model": train.model,
-        "dataset": None,
+        "dataset": train.data,
         "observation_scaling": None,
     }
     made = TextTask(
         model,
         streams,
-        prompts=prompts,
+        prompts=texts.prompts or None,
         score=score,
         longest=task.response_length,
-        examples=[Example(prompt, task.attempt(prompt, rng)) for prompt in prompts],
+        examples=texts.examples or None,
+        pairs=texts.pairs or None,
         about=about,
     )
     evaluator = TextEvaluator(
@@ -154,6 +161,19 @@ def _tiny_task(train: TrainSettings) -> tuple[tiny.Chain, int | None, str]:
     if length is not None and not 1 <= length <= task.longest:
         raise UserError(f"task_args.length must lie in 1 to {task.longest}, got {length}")
     return task, length, reward
+
+
+def _made(task: tiny.Chain, length: int | None, rng: np.random.Generator) -> Texts:
+    """Problems of the task, each with its answer, and with one that slips as the worse one."""
+    prompts = task.problems(PROMPTS, rng, length)
+    answers = [task.attempt(prompt, rng) for prompt in prompts]
+    slips = [task.mistake(prompt, rng) for prompt in prompts]
+    return Texts(
+        prompts,
+        [{} for _ in prompts],
+        [Example(*both) for both in zip(prompts, answers, strict=True)],
+        [Pair(*three) for three in zip(prompts, answers, slips, strict=True)],
+    )
 
 
 def base_model(task: tiny.Chain) -> Path:

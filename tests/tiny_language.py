@@ -5,7 +5,8 @@ import torch
 
 from embodied.core.seeding import Streams
 from embodied.data import tiny
-from embodied.llm.task import Example, TextTask
+from embodied.data.text import Example, Pair
+from embodied.llm.task import TextTask
 from policies import lm
 
 CHAIN = tiny.Chain(longest=4)
@@ -23,23 +24,33 @@ def model(seed=0, std=0.3):
 def task(seed=0, length=None):
     rng = np.random.default_rng(1)
     prompts = CHAIN.problems(20, rng, length)
+    answers = [CHAIN.attempt(prompt, rng) for prompt in prompts]
     return TextTask(
         model(seed),
         Streams(seed),
         prompts=prompts,
         score=lambda prompt, text: float(len(text) % 2),
         longest=CHAIN.response_length,
-        examples=[Example(prompt, CHAIN.attempt(prompt, rng)) for prompt in prompts],
+        examples=[Example(p, answer) for p, answer in zip(prompts, answers, strict=True)],
+        pairs=[Pair(p, a, CHAIN.mistake(p, rng)) for p, a in zip(prompts, answers, strict=True)],
     )
 
 
 class Batches:
-    """The same answers again for every learner: 4 symbols each, the second half padded."""
+    """The same answers again for every learner: 4 symbols each, the second half padded.
 
-    def __init__(self, seed=0):
+    Args:
+        seed: draws them.
+        rows: per row asked for, 2 where a learner takes pairs.
+    """
+
+    def __init__(self, seed=0, rows=1):
+        self.rows = rows
         self.generator = torch.Generator().manual_seed(seed)
 
     def next(self, n):
+        n *= self.rows
+
         def ids(width):
             return torch.randint(3, 60, (n, width), generator=self.generator)
 

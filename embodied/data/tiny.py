@@ -71,6 +71,13 @@ class Chain:
             steps.append(total)
         return _text(steps) + END
 
+    def mistake(self, prompt: str, rng: np.random.Generator) -> str:
+        """An attempt that slips at one step, or more, somewhere."""
+        right = self.attempt(prompt, rng)
+        while (wrong := self.attempt(prompt, rng, slip=0.3)) == right:
+            pass
+        return wrong
+
     def verify(self, prompt: str, response: str) -> Verdict:
         """Compare a response with the truth."""
         digits = self._digits(prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,24 +12,11 @@ from torch import Tensor
 
 from embodied.core.seeding import Streams
 from embodied.core.types import Batch, State, UserError
+from embodied.data.text import Example, Pair
 from policies.lm import LanguageModel
 
 Score = Callable[[str, str], float]
 """(prompt, response) -> reward; 1 and above counts as a success."""
-
-
-class Example(NamedTuple):
-    """A response to learn from.
-
-    Attributes:
-        prompt: text before it.
-        response: text, its end included.
-        weight: of its tokens in the loss.
-    """
-
-    prompt: str
-    response: str
-    weight: float = 1.0
 
 
 class Prompts:
@@ -125,6 +112,47 @@ class ExampleSource:
         self._order.load_state_dict(state)
 
 
+class PairSource:
+    """Batches of preferences, each pair once per pass.
+
+    Args:
+        pairs: what there is to learn from.
+        model: its tokenizer makes ids of texts.
+        rng: orders each pass.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], model: LanguageModel, rng: np.random.Generator
+    ) -> None:
+        self._order = Prompts(pairs, rng)
+        self._model = model
+
+    def __len__(self) -> int:
+        return len(self._order.prompts)
+
+    def next(self, n: int) -> Batch:
+        """n pairs as 2 n rows: the chosen responses, then the rejected ones in the same order.
+
+        Returns:
+            prompt [2 n, P], prompt_mask, completion [2 n, T], mask.
+        """
+        chosen = self._order.next(n)
+        prompts = 2 * [pair.prompt for pair in chosen]
+        responses = [pair.chosen for pair in chosen] + [pair.rejected for pair in chosen]
+        prompt, prompt_mask = padded_ids(self._model, prompts, left=True)
+        completion, mask = padded_ids(self._model, responses)
+        columns = ("prompt", "prompt_mask", "completion", "mask")
+        return dict(zip(columns, (prompt, prompt_mask, completion, mask), strict=True))
+
+    def state_dict(self) -> State:
+        """Order and place."""
+        return self._order.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over order and place."""
+        self._order.load_state_dict(state)
+
+
 def padded_ids(
     model: LanguageModel, texts: Sequence[str], left: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -150,6 +178,7 @@ class TextTask:
         score: rewards a response.
         longest: tokens of a response at most, its end included.
         examples: responses to imitate, or None.
+        pairs: preferences, or None.
         about: what identifies model and data, for logs.
     """
 
@@ -159,6 +188,7 @@ class TextTask:
     score: Score | None = None
     longest: int = 64
     examples: Sequence[Example] | None = None
+    pairs: Sequence[Pair] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def questions(self) -> Prompts:
@@ -180,3 +210,13 @@ class TextTask:
         if self.examples is None:
             raise UserError("this method imitates answers; give data with responses")
         return ExampleSource(self.examples, self.model, self.streams.numpy("examples"))
+
+    def preferences(self) -> PairSource:
+        """The pairs as a source.
+
+        Raises:
+            UserError: the task has none.
+        """
+        if self.pairs is None:
+            raise UserError("this method learns from preferences; give data with pairs")
+        return PairSource(self.pairs, self.model, self.streams.numpy("pairs"))

@@ -17,6 +17,7 @@ PROOFS = {
     "iql": "embodied.proofs.family",
     "rlpd": "embodied.proofs.family",
     "sft": "embodied.proofs.tiny",
+    "dpo": "embodied.proofs.tiny",
     "grpo": "embodied.proofs.tiny",
 }
 DOCS = Path("docs") / "methods"

@@ -1,4 +1,4 @@
-"""The proofs of SFT and GRPO on the tiny suite: running sums modulo 5, eight digits.
+"""The proofs of SFT, DPO and GRPO on the tiny suite: running sums modulo 5, eight digits.
 
 The base model slips at each step with a known probability, so that it solves about a quarter of
 the problems and could solve all. Every arm starts from it.
@@ -22,12 +22,14 @@ ARMS = {
     "shuffled advantages": (*GROUPS, "method.advantage=shuffled"),
 }
 FIT = ("method=sft", "method.updates=100", "method.lr=1e-3", "method.final_lr=0.1")
+PAIRS = ("method=dpo", "method.updates=100", "method.lr=2e-4", "method.final_lr=0.1")
 SEEDS = 5
 
 
 def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
     """Experiments of a method and their seeds."""
-    return {"sft": {"chain": (imitation, SEEDS)}, "grpo": {"chain": (groups, SEEDS)}}[method]
+    shown = {"sft": imitation, "dpo": preferences, "grpo": groups}
+    return {"chain": (shown[method], SEEDS)}
 
 
 def _job(arm: str, seed: int, *overrides: str) -> Job:
@@ -54,6 +56,17 @@ def imitation(seeds: int, jobs: int) -> list[Section]:
     gates = [
         Gate("success of SFT at least 0.25 above the base, in every seed",
              f"{found.min() - base:.3f}", bool(found.min() >= base + 0.25)),
+    ]  # fmt: skip
+    return [Section("Running sums", _text(seeds), ["arm", "success", "by seed"], rows, None, gates)]
+
+
+def preferences(seeds: int, jobs: int) -> list[Section]:
+    """Pairs of a correct answer and one with a slip."""
+    base, found = _base(jobs), _success("DPO", seeds, PAIRS, jobs)
+    rows = [["base", f"{base:.3f}", ""], _row("DPO, 100 updates of 64 pairs", found)]
+    gates = [
+        Gate("success of DPO at least 0.1 above the base, in every seed",
+             f"{found.min() - base:.3f}", bool(found.min() >= base + 0.1)),
     ]  # fmt: skip
     return [Section("Running sums", _text(seeds), ["arm", "success", "by seed"], rows, None, gates)]
 
