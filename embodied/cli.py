@@ -24,6 +24,8 @@ Settings are key=value; `embodied train --settings` lists them all with their de
   env=ID                 e.g. metaworld/door-open-v3, dm_control/walker-walk, maze/point-v0
   env_args.reward=sparse env_args.horizon=200 env_args.terminate_on_success=true
   data=PATH              offline data; data=scripted collects some first (collect.episodes=...)
+  task=chain model=PATH  of a language method: its task, and a model of transformers (or tiny);
+                         data=rows.jsonl: prompts, completions or preferences as TRL takes them
   method.KEY=VALUE       settings of the method, e.g. method.warmup_steps=5000
   reward.bias=-1         reward transform of data and training environments
   experiment=NAME        a named experiment of configs/experiment
@@ -190,6 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     collect = add("collect", _collect, "Record episodes of a policy into a dataset.", COLLECT)
     collect.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    chat = add("chat", _chat, "Talk to the language model of a run; Ctrl-D ends.")
+    chat.add_argument("directory", metavar="RUN")
     methods = add("methods", _methods, "List the methods.")
     methods.add_argument("--markdown", action="store_true", help="as the table of README.md")
     report = add("report", _report, "Write report.html of a run.")
@@ -288,6 +292,13 @@ def _collect(arguments: argparse.Namespace) -> int:
     from embodied import collection
 
     return collection.command(arguments.overrides)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from embodied import text
+
+    text.chat(arguments.directory, lambda: input("> "), print)
+    return 0
 
 
 def _methods(arguments: argparse.Namespace) -> int:

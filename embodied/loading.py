@@ -13,6 +13,7 @@ from embodied.core.checkpoint import Checkpoints
 from embodied.core.scaling import ObservationScaling, ScaledPolicy
 from embodied.core.task import RobotTask
 from embodied.core.types import Learner, Policy
+from embodied.llm.task import TextTask
 from embodied.settings import Settings, compose
 
 
@@ -29,7 +30,7 @@ class Learnt:
     """
 
     learner: Learner
-    task: RobotTask
+    task: RobotTask | TextTask
     settings: Settings
     counters: dict[str, Any]
     scaling: dict[str, Any] | None
@@ -52,8 +53,17 @@ def load(run: str | Path, *, read_data: bool = False) -> Learnt:
     about, _ = assemble.read_run(run)
     settings = compose(about["overrides"])
     alone = dataclasses.replace(settings.train, num_envs=1, vector="sync")
-    task, _ = assemble.build_task(dataclasses.replace(settings, train=alone), read_data=read_data)
-    recipe = registry.get(settings.method_id).recipe(settings.method, task)
+    settings_alone, method = (
+        dataclasses.replace(settings, train=alone),
+        registry.get(about["method"]),
+    )
+    if method.kind == "text":
+        from embodied import text
+
+        task, _, _ = text.build(made, assemble.device_for(alone.device))
+    else:
+        task, _ = assemble.build_task(made, read_data=read_data)
+    recipe = method.recipe(settings.method, task)
     _, parts = Checkpoints(Path(run) / "checkpoints").load()
     # a phase that is next but not entered has not been handed its learner yet
     reached = parts["trainer"]["phase_index"] - (not parts["trainer"]["entered"])

@@ -217,3 +217,43 @@ def base_model(task: tiny.Chain) -> Path:
 
 def _hash(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def chat(run: str | Path, ask: Callable[[], str], say: Callable[[str], None]) -> None:
+    """Talk to what a run has trained, until there is no more to ask.
+
+    A tokenizer with a chat template keeps the conversation; without one each line is a prompt of
+    its own.
+
+    Args:
+        run: run directory.
+        ask: returns the next line; raises EOFError at the end.
+        say: takes each answer.
+
+    Raises:
+        UserError: the run is not of a language model.
+    """
+    from embodied.assemble import read_run
+    from embodied.loading import load
+
+    about, _ = read_run(run)
+    if "model" not in about:
+        raise UserError(f"{run} is a run of {about['method']} on {about['env']}: it does not talk")
+    policy = load(run).policy(deterministic=False)
+    tokenizer, messages = policy.model.tokenizer, []
+    while True:
+        try:
+            line = ask()
+        except EOFError:
+            return
+        if tokenizer.chat_template is None:
+            _, (answer,), _ = policy.answer([line])
+        else:
+            messages.append({"role": "user", "content": line})
+            prompt = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            _, (answer,), _ = policy.answer([prompt])
+            answer = answer.removesuffix(tokenizer.eos_token)
+            messages.append({"role": "assistant", "content": answer})
+        say(answer)

@@ -1,0 +1,106 @@
+"""Language runs from the command line: train, stop, go on, talk, and what is refused."""
+
+import json
+
+import pytest
+
+from embodied import assemble, text
+from embodied.core.log import read_log
+from embodied.core.types import UserError
+from tests import tiny_language
+
+pytest.importorskip("transformers")
+FEW = ["task_args.length=2", "task_args.reward=final", "evaluation.episodes=8", "report=false"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "small"
+    tiny_language.model().save(folder)
+    return folder
+
+
+def train(directory, model, *overrides):
+    run = assemble.start([*FEW, f"model={model}", f"run={directory}", *overrides])
+    run.trainer.run()
+    run.trainer.close()
+    return run
+
+
+GRPO = ["method=grpo", "method.steps=3", "method.prompts=2", "method.group=2"]
+
+
+def test_train_and_talk(model, tmp_path):
+    run = train(tmp_path / "run", model, *GRPO)
+    assert run.about["env"] == "tiny/chain" and run.about["model"] == str(model)
+    line = read_log(run.directory, "evaluation")[-1]
+    assert len(line["ledger"]) == 8 and line["counters"]["episodes"] == 12
+    lines, answers = iter(["^c12______:", "^c40______:"]), []
+
+    def ask():
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    text.chat(run.directory, ask, answers.append)
+    assert len(answers) == 2 and all(answers)
+
+
+def test_the_same_questions_every_time(model, tmp_path):
+    ledgers = []
+    for seed in (1, 2):
+        overrides = [*GRPO, "method.lr=0", f"seed={seed}"]
+        run = train(tmp_path / str(seed), model, *overrides)
+        ledgers.append(read_log(run.directory, "evaluation")[-1]["ledger"])
+    assert ledgers[0] == ledgers[1]
+
+
+def test_longer_and_resumed(model, tmp_path):
+    whole = train(tmp_path / "whole", model, *GRPO, "method.steps=4")
+    train(tmp_path / "cut", model, *GRPO, "method.steps=2")
+    with pytest.raises(UserError, match="may not change"):
+        assemble.start([f"resume={tmp_path / 'cut'}", "method.lr=1"])
+    again = assemble.start([f"resume={tmp_path / 'cut'}", "evaluation.episodes=4"])
+    assert again.trainer.done and whole.trainer.counters.episodes == 16
+
+
+@pytest.mark.parametrize(
+    "row, method",
+    [
+        ({"prompt": "^c12______:", "completion": "13"}, "sft"),
+        ({"prompt": "^c12______:", "chosen": "13", "rejected": "11"}, "dpo"),
+        ({"prompt": "^c12______:"}, "grpo"),
+    ],
+)
+def test_data_of_ones_own(row, method, model, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    few = GRPO if method == "grpo" else [f"method={method}", "method.updates=2"]
+    run = train(tmp_path / "run", model, *few, f"data={tmp_path / 'rows.jsonl'}")
+    assert run.trainer.counters.updates > 0
+    other = ["method=dpo"] if method == "sft" else ["method=sft"]
+    with pytest.raises(UserError, match="give data with"):
+        train(tmp_path / "other", model, *other, f"data={tmp_path / 'rows.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("task=chian", "did you mean chain"),
+        ("task_args.length=9", "must lie in 1 to 8"),
+        ("task_args.reward=all", "final or all_steps"),
+        ("task_args.modulo=3", "modulo"),
+        ("model=./no/such/folder", "cannot load the language model"),
+        ("data=nothing.jsonl", "no file nothing.jsonl"),
+    ],
+)
+def test_mistakes(override, message, model, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "run", model, "method=sft", override)
+
+
+def test_a_robot_does_not_talk(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"method": "sac", "env": "maze/point-v0"}))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="does not talk"):
+        text.chat(tmp_path, input, print)
