@@ -53,10 +53,7 @@ def load(run: str | Path, *, read_data: bool = False) -> Learnt:
     about, _ = assemble.read_run(run)
     settings = compose(about["overrides"])
     alone = dataclasses.replace(settings.train, num_envs=1, vector="sync")
-    settings_alone, method = (
-        dataclasses.replace(settings, train=alone),
-        registry.get(about["method"]),
-    )
+    method, made = registry.get(about["method"]), dataclasses.replace(settings, train=alone)
     if method.kind == "text":
         from embodied import text
 
