@@ -18,6 +18,7 @@ PROOFS = {
     "rlpd": "embodied.proofs.family",
     "sft": "embodied.proofs.tiny",
     "dpo": "embodied.proofs.tiny",
+    "ppo": "embodied.proofs.tiny",
     "grpo": "embodied.proofs.tiny",
 }
 DOCS = Path("docs") / "methods"

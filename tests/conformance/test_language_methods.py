@@ -14,7 +14,7 @@ from tests import tiny_language
 
 pytest.importorskip("transformers")
 METHODS = {id: method for id, method in registry.methods().items() if method.kind == "text"}
-SMALL = {"batch_size": 4, "prompts": 2, "group": 2, "lr": 1e-3, "epochs": 2}
+SMALL = {"batch_size": 4, "prompts": 2, "group": 2, "lr": 1e-3, "critic_lr": 1e-3, "epochs": 2}
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
