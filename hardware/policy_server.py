@@ -5,8 +5,9 @@
         server.url ...
 
 Questions are answered in the order in which they came, one at a time, and none is left out: a
-client asks again only when it has its answer. Whoever sends nonsense is told why and let go; the
-others do not notice.
+client asks again only when it has its answer. Each message that is no question is counted and
+answered with what is wrong with it; who breaks the websocket's own rules is let go. The other
+clients do not notice.
 """
 
 import asyncio
@@ -39,9 +40,10 @@ from hardware.policy_wire import (
     printable,
     unpack,
 )
-from hardware.rosbridge_link import LoopThread
+from hardware.rosbridge_link import LoopThread, heard_of
 
 ROWS = 256  # of one question
+ANSWER = 8 * 2**20  # bytes of all actions of one answer
 HANDSHAKE_SECONDS = 5.0
 SEND_SECONDS = 5.0
 CLOSE_SECONDS = 0.5
@@ -80,10 +82,10 @@ class PolicyServer:
         url: for clients on this machine.
         columns: of observations and, named "action", of one action.
         limit: bytes of the longest message it takes.
-        counts: "clients", "answered" and, of what went wrong, "malformed" (the client was let go),
-            "refused" (a question that does not fit the columns), "failed" (the policy did),
-            "unauthorized", "turned away" (too many clients), "stuck" (a client that does not read),
-            "idle", "fault".
+        counts: "clients", "answered" and, of what went wrong, "malformed" (no message, or a
+            question that does not fit the columns), "failed" (the policy did), "unauthorized",
+            "turned away" (too many clients), "stuck" (a client that does not read), "idle",
+            "fault".
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class PolicyServer:
             HardwareError: it may not or cannot listen there.
             ValueError: there is no action among the columns, or one row is larger than a message.
         """
-        from websockets.asyncio.server import serve
+        from websockets.asyncio.server import ServerConnection, serve
 
         if token is None and not on_loopback(host):
             raise HardwareError(
@@ -148,6 +150,7 @@ class PolicyServer:
                 self._welcome,
                 host or None,
                 port,
+                create_connection=heard_of(ServerConnection, 2 * ANSWER),
                 process_request=self._admit,
                 origins=[None],  # no page in a browser of this machine may ask
                 compression=None,
@@ -204,6 +207,8 @@ class PolicyServer:
             chunks = [self._action(action) for action in actions]
             if len(chunks) != len(rows):
                 raise ValueError(f"{len(chunks)} actions for {len(rows)} rows")
+            if sum(chunk.nbytes for chunk in chunks) > ANSWER:
+                raise ValueError(f"actions of more than {ANSWER:,} bytes")
         except Exception as error:  # whatever a policy raises, the clients hear it
             self.counts["failed"] += 1
             log.exception("the policy failed")
@@ -239,12 +244,13 @@ class PolicyServer:
             return
         self._links.add(link)
         self.counts["clients"] += 1
-        who = "{}:{}".format(*link.remote_address[:2])
+        who = "{}:{}".format(*(link.remote_address or ("?", "?"))[:2])
         self._tell(f"{who} has come")
         try:
             why = await self._converse(link, who)
         except ConnectionClosed:
-            why = "has gone"
+            why = "was let go: it does not read" if link.cut else "has gone"
+            self.counts["stuck"] += link.cut
             sent = link.protocol.close_sent
             if sent and sent.code in BROKEN:
                 self.counts["malformed"] += 1
@@ -259,7 +265,7 @@ class PolicyServer:
 
     async def _converse(self, link: Any, who: str) -> str:
         """Answers until there is a reason not to, and returns it."""
-        number, complained = next(self._serial), False
+        client, complained = next(self._serial), False
         sent = await self._send(link, self._hello)
         while sent:
             try:
@@ -269,22 +275,18 @@ class PolicyServer:
                 self.counts["idle"] += 1
                 await link.close(1001, f"nothing was asked for {self._idle:g} s")
                 return "was let go: it asked nothing"
+            number = None
             try:
                 question = unpack(raw)
+                number = _number(question.get("id"))
+                answer = await self._ask(self._rows(question, client))
             except WireError as error:
                 self.counts["malformed"] += 1
-                await self._send(link, pack({"error": str(error)}))
-                await link.close(1008, printable(error, 100).encode()[:120].decode(errors="ignore"))
-                return f"was let go: it sent {error}"
-            try:
-                answer = await self._ask(self._rows(question, number))
-            except WireError as error:
-                self.counts["refused"] += 1
                 answer = {"error": str(error)}
                 if not complained:
-                    self._tell(f"{who} is refused an answer: {error}")
+                    self._tell(f"{who} sent what cannot be answered: {error}")
                 complained = True
-            sent = await self._send(link, pack({"id": _number(question.get("id")), **answer}))
+            sent = await self._send(link, pack({"id": number, **answer}))
         self.counts["stuck"] += 1
         return "was let go: it does not read"
 

@@ -1,7 +1,9 @@
 """A policy server on loopback: that of docs/remote.md, and some that misbehave."""
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import RUN
 
 from embodied import actors, collection, evaluation
+from embodied import serving as serving_module
 from embodied.core.types import UserError
 from embodied.settings import CollectSettings
 from hardware import policy_client, policy_wire
 from hardware.policy_client import RemotePolicy
-from hardware.policy_wire import RemoteError
+from hardware.policy_server import PolicyServer
+from hardware.policy_wire import Column, RemoteError
 from tests import stub_libero
 
 msgpack = pytest.importorskip("msgpack")
@@ -220,3 +225,65 @@ def test_the_client_needs_no_torch():
     code = "import sys, hardware.policy_client; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=DOCS.parents[1], timeout=60)
     assert actors.is_run("runs/x") and not actors.is_run("wss://host:1")
+
+
+def test_a_served_run_is_evaluated_as_it_is_here(place):
+    """The same episodes and returns through the server as without it, and what differs is said."""
+    pytest.importorskip("torch")
+    with serving_module.serve(RUN, port=0) as served:
+        here, _ = evaluation.evaluate(RUN, 4, out="here")
+        there, path = evaluation.evaluate(served.url, 4, suite=MAZE, batch=2, out="there")
+        assert [e.record() for e in here.episodes] == [e.record() for e in there.episodes]
+        assert all(map(np.array_equal, here.actions, there.actions))
+        assert there.head["policy"]["updates"] == here.head["policy"]["updates"]
+        assert there.head["policy"]["columns"]["action"] == {"dtype": "float32", "shape": [2]}
+        with pytest.raises(RemoteError, match=r"made for something else: .*observation\.images"):
+            evaluation.evaluate(
+                served.url, 1, suite=MAZE, env_args={"obs": "both"}, make=stub_libero.make
+            )
+        assert not served.counts["malformed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serving_ends_cleanly(place, number):
+    command = [sys.executable, "-m", "embodied.cli", "serve", f"policy={RUN}", "port=0"]
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parents[1]), policy_wire.TOKEN: "t" * 20}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        assert "maps observation.state float32[4] to action float32[2]" in lines[0]
+        url = re.search(r"serving at (ws://127\.0\.0\.1:\d+) with a token", lines[1])[1]
+        policy = RemotePolicy(url, token="t" * 20)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        policy.close()
+    assert process.returncode == 0 and "ended; 1 clients" in out and not err
+
+
+def test_what_cannot_be_served(refused, tmp_path, monkeypatch):
+    monkeypatch.delenv(policy_wire.TOKEN, raising=False)
+    assert "scripted cannot be served: say which run" in refused("serve", "policy=scripted")
+    assert "nothing cannot be served" in refused("serve")
+    assert "not a run directory" in refused("serve", "policy=nowhere")
+    assert "not 'hosts=x'" in refused("serve", "policy=nowhere", "hosts=x")
+    assert "cannot read a token" in refused("serve", "policy=nowhere", "token_file=none")
+
+
+def test_only_loopback_is_served_without_a_token(place, refused, monkeypatch):
+    monkeypatch.delenv(policy_wire.TOKEN, raising=False)
+    assert "without a token only" in refused("serve", f"policy={RUN}", "host=0.0.0.0")
+
+
+def test_a_token_from_the_environment(monkeypatch):
+    monkeypatch.setenv(policy_wire.TOKEN, "a-token-of-the-tests")
+    columns = {
+        "observation.state": Column("float32", (4,)),
+        "action": Column("float32", (2,)),
+    }
+    act = lambda rows: [np.zeros(2)] * len(rows)  # noqa: E731
+    with PolicyServer(act, columns, name="zero", port=0, token="a-token-of-the-tests") as served:
+        evaluation.evaluate(served.url, 1, suite=MAZE)
+        monkeypatch.delenv(policy_wire.TOKEN)
+        with pytest.raises(RemoteError, match="refuses clients without a token"):
+            evaluation.evaluate(served.url, 1, suite=MAZE)

@@ -96,7 +96,7 @@ def test_frames_with_wrong_bits(make):
     """Valid frames with a few bytes changed: some still are, none may do harm."""
     from websockets.sync.client import connect
 
-    server = make(RosbridgeServer, port=0)
+    server = make(RosbridgeServer, port=0, alive=5.0)
     listen(server, server, "/t", TEXT)
     ops = [
         publish(STATE),
