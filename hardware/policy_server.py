@@ -12,14 +12,11 @@ clients do not notice.
 
 import asyncio
 import collections
-import concurrent.futures
 import hmac
 import ipaddress
 import itertools
 import logging
-import queue
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -47,7 +44,6 @@ ANSWER = 8 * 2**20  # bytes of all actions of one answer
 HANDSHAKE_SECONDS = 5.0
 SEND_SECONDS = 5.0
 CLOSE_SECONDS = 0.5
-PING_SECONDS = 10.0  # between pings, and how long a pong may take
 BROKEN = (1002, 1007, 1009)  # websocket's: against the protocol, not UTF-8, too big
 
 log = logging.getLogger(__name__)
@@ -105,7 +101,8 @@ class PolicyServer:
         """Listens.
 
         Args:
-            policy: called on one thread, with at most `ROWS` rows that fit the columns.
+            policy: called on one thread, with at most `ROWS` rows that fit the columns. All clients
+                wait for it, so that nothing stands between a question and its answer.
             columns: what it maps.
             name: told to clients.
             about: JSON values told to clients besides.
@@ -141,9 +138,7 @@ class PolicyServer:
         self.counts: collections.Counter[str] = collections.Counter()
         self._links: set[Any] = set()
         self._serial = itertools.count(1)
-        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._loop = LoopThread("policy server")
-        threading.Thread(target=self._think, name="policy", daemon=True).start()
 
         async def listen() -> Any:
             return await serve(
@@ -158,15 +153,14 @@ class PolicyServer:
                 max_queue=2,
                 open_timeout=HANDSHAKE_SECONDS,
                 close_timeout=CLOSE_SECONDS,
-                ping_interval=PING_SECONDS,
-                ping_timeout=PING_SECONDS,
+                ping_interval=None,  # no answer is heard while the policy computes
                 logger=_quiet,
             )
 
         try:
             self._server = self._loop.start(listen()).result(10.0)
         except (OSError, OverflowError) as error:
-            self._end()
+            self._loop.close()
             raise HardwareError(f"cannot listen on {host}:{port}: {error}") from error
         self.host, self.port = host, self._server.sockets[0].getsockname()[1]
         self.url = f"ws://{'127.0.0.1' if host in ('', '0.0.0.0', '::') else host}:{self.port}"
@@ -184,20 +178,13 @@ class PolicyServer:
             self._server.close()
             await self._server.wait_closed()
 
-        self._loop.start(leave()).result(10.0)
-        self._end()
-
-    def _end(self) -> None:
-        self._jobs.put(None)
+        try:
+            self._loop.start(leave()).result(5.0)
+        except TimeoutError:  # the policy computes still; its thread ends with the process
+            return
         self._loop.close()
 
-    # ---- the policy's thread ------------------------------------------------------------------
-
-    def _think(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            rows, answer = job
-            if answer.set_running_or_notify_cancel():
-                answer.set_result(self._answer(rows))
+    # ---- clients, on the loop -----------------------------------------------------------------
 
     def _answer(self, rows: list[Row]) -> dict[str, Any]:
         start = time.perf_counter()
@@ -224,8 +211,6 @@ class PolicyServer:
         if not np.isfinite(action).all():
             raise ValueError("an action that is not finite")
         return action
-
-    # ---- clients, on the loop -----------------------------------------------------------------
 
     def _admit(self, link: Any, request: Any) -> Any:
         given = request.headers.get_all("Authorization")
@@ -279,7 +264,7 @@ class PolicyServer:
             try:
                 question = unpack(raw)
                 number = _number(question.get("id"))
-                answer = await self._ask(self._rows(question, client))
+                answer = self._answer(self._rows(question, client))
             except WireError as error:
                 self.counts["malformed"] += 1
                 answer = {"error": str(error)}
@@ -289,11 +274,6 @@ class PolicyServer:
             sent = await self._send(link, pack({"id": number, **answer}))
         self.counts["stuck"] += 1
         return "was let go: it does not read"
-
-    async def _ask(self, rows: list[Row]) -> dict[str, Any]:
-        answer: concurrent.futures.Future = concurrent.futures.Future()
-        self._jobs.put((rows, answer))
-        return await asyncio.wrap_future(answer)
 
     async def _send(self, link: Any, raw: bytes) -> bool:
         """Sends, or cuts the link of a client that does not read: False."""

@@ -40,6 +40,7 @@ _TOKEN = re.compile(r"[!-~]{16,512}")
 _ARRAY, _DATA, _DTYPE, _SHAPE = b"__ndarray__", b"data", b"dtype", b"shape"
 _CODES = ("|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
 _DTYPES = {code: np.dtype(code) for code in _CODES}
+_NAMES = {dtype: dtype.name for dtype in _DTYPES.values()}  # numpy makes the name anew each time
 
 
 class RemoteError(HardwareError):
@@ -65,7 +66,7 @@ class Column:
     @classmethod
     def of(cls, value: np.ndarray) -> "Column":
         """The column that an array is one row of."""
-        return cls(value.dtype.name, value.shape)
+        return cls(_NAMES.get(value.dtype) or value.dtype.name, value.shape)
 
     @property
     def size(self) -> int:
@@ -87,13 +88,12 @@ def read_columns(described: Any) -> dict[str, Column]:
     Raises:
         WireError: it describes none.
     """
-    names = {dtype.name for dtype in _DTYPES.values()}
     try:
         columns = {
             name: Column(told["dtype"], tuple(told["shape"])) for name, told in described.items()
         }
         whole = all(type(n) is int and n >= 0 for c in columns.values() for n in c.shape)
-        if not whole or not {c.dtype for c in columns.values()} <= names:
+        if not whole or not {c.dtype for c in columns.values()} <= {*_NAMES.values()}:
             raise ValueError("a shape or dtype that is none")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"columns that are none: {printable(error)}") from error

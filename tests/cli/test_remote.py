@@ -232,7 +232,7 @@ def test_a_served_run_is_evaluated_as_it_is_here(place):
     pytest.importorskip("torch")
     with serving_module.serve(RUN, port=0) as served:
         here, _ = evaluation.evaluate(RUN, 4, out="here")
-        there, path = evaluation.evaluate(served.url, 4, suite=MAZE, batch=2, out="there")
+        there, _ = evaluation.evaluate(served.url, 4, suite=MAZE, batch=2, out="there")
         assert [e.record() for e in here.episodes] == [e.record() for e in there.episodes]
         assert all(map(np.array_equal, here.actions, there.actions))
         assert there.head["policy"]["updates"] == here.head["policy"]["updates"]
@@ -251,13 +251,16 @@ def test_serving_ends_cleanly(place, number):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        assert "maps observation.state float32[4] to action float32[2]" in lines[0]
-        url = re.search(r"serving at (ws://127\.0\.0\.1:\d+) with a token", lines[1])[1]
-        policy = RemotePolicy(url, token="t" * 20)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        policy.close()
+        try:
+            lines = [process.stdout.readline(), process.stdout.readline()]
+            assert "maps observation.state float32[2] to action float32[2]" in lines[0]
+            url = re.search(r"serving at (ws://127\.0\.0\.1:\d+) with a token", lines[1])[1]
+            policy = RemotePolicy(url, token="t" * 20)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+            policy.close()
+        finally:
+            process.kill()
     assert process.returncode == 0 and "ended; 1 clients" in out and not err
 
 
@@ -278,7 +281,7 @@ def test_only_loopback_is_served_without_a_token(place, refused, monkeypatch):
 def test_a_token_from_the_environment(monkeypatch):
     monkeypatch.setenv(policy_wire.TOKEN, "a-token-of-the-tests")
     columns = {
-        "observation.state": Column("float32", (4,)),
+        "observation.state": Column("float32", (2,)),
         "action": Column("float32", (2,)),
     }
     act = lambda rows: [np.zeros(2)] * len(rows)  # noqa: E731
