@@ -65,7 +65,8 @@ def serve(run: str | Path, **options: Any) -> PolicyServer:
     (observed,) = (name for name in trained.columns if name != ACTION)
 
     def act(rows: list[dict[str, Any]]) -> list[np.ndarray]:
-        return trained.act(range(len(rows)), [row["observation"][observed] for row in rows])
+        observations = [np.array(row["observation"][observed]) for row in rows]  # torch may write
+        return trained.act(range(len(rows)), observations)
 
     about = {key: value for key, value in trained.description.items() if key != "name"}
     name = trained.description["name"]

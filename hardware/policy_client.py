@@ -121,7 +121,8 @@ class RemotePolicy:
                 f"no policy server at {self.address} ({error or type(error).__name__}); "
                 "docs/remote.md shows one"
             ) from error
-        socket.socket.settimeout(self.timeout)  # of sending: a peer may stop reading
+        with contextlib.suppress(OSError):  # closed again already: the greeting says why
+            socket.socket.settimeout(self.timeout)  # of sending: a peer may stop reading
         return socket
 
     def check(self, columns: Mapping[str, Column]) -> None:

@@ -3,7 +3,6 @@
 At its full length: EMBODIED_FRAMES=10000 pytest -s tests/hardware/test_policy_malformed.py -k flood
 """
 
-import base64
 import contextlib
 import importlib
 import itertools
@@ -22,10 +21,11 @@ pytest.importorskip("websockets")
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from hardware import policy_server
 from hardware.policy_client import RemotePolicy
 from hardware.policy_wire import pack, unpack
 from tests.hardware.policy_frames import GOOD, frames, kinds, make, question, row
-from tests.hardware.rosbridge_support import memory, until
+from tests.hardware.rosbridge_support import memory, shake_hands, until
 
 PATIENCE = 10.0
 
@@ -157,20 +157,12 @@ def test_fragments(server):
     until(lambda: server.counts["malformed"] == 2, "two refusals")
 
 
-def by_hand(server, *frames):
-    """Opens a websocket by hand, sends bytes, and waits until the server hangs up."""
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as link:
-        key = base64.b64encode(bytes(16)).decode()
-        link.sendall(
-            f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        assert b"101" in link.recv(4096)
-        with contextlib.suppress(OSError):
-            for frame in frames:
-                link.sendall(frame)
-            while link.recv(65536):
-                pass
+def by_hand(server, frame):
+    """Sends bytes where a frame belongs, and waits until the server hangs up."""
+    with shake_hands(server) as link, contextlib.suppress(OSError):
+        link.sendall(frame)
+        while link.recv(65536):
+            pass
 
 
 def test_frames_that_no_websocket_sends(server):
@@ -187,18 +179,12 @@ def test_frames_that_no_websocket_sends(server):
     assert good.answers and not server.counts["fault"]
 
 
-def test_a_flood_of_pings_of_a_client_that_does_not_read(server):
+def test_a_flood_of_pings_of_a_client_that_does_not_read(monkeypatch, request):
+    monkeypatch.setattr(policy_server, "ANSWER", 2**20)
+    server = request.getfixturevalue("server")
     ping = struct.pack("!BBI", 0x89, 0xFD, 0) + bytes(125)
     good, before = Good(server.url), memory()
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", server.port), 1.0) as link,
-    ):
-        key = base64.b64encode(bytes(16)).decode()
-        link.sendall(
-            f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+    with contextlib.suppress(OSError), shake_hands(server) as link:
         for _ in range(2000):
             link.sendall(ping * 500)
     until(lambda: server.counts["stuck"] == 1, "the end of it")

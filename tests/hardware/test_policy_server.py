@@ -194,7 +194,7 @@ def test_a_client_that_does_not_read_is_cut(monkeypatch):
     monkeypatch.setattr(policy_server, "SEND_SECONDS", 0.2)
     with (
         make(lambda rows: [np.zeros((200_000, 4), np.float32) for _ in rows]) as server,
-        connect(server.url, max_queue=1, max_size=None, proxy=None) as link,
+        connect(server.url, max_queue=1, max_size=None, proxy=None, close_timeout=0.1) as link,
     ):
         for number in range(10):
             with contextlib.suppress(ConnectionClosed):
