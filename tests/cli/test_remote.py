@@ -36,7 +36,7 @@ HELLO = {"schema": policy_wire.SCHEMA, "name": "test"}
 def documented(tmp_path_factory):
     """The example server, in a process of its own; yields its address."""
     script = tmp_path_factory.mktemp("server") / "server.py"
-    script.write_text(re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1])
+    script.write_text(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[-1])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with subprocess.Popen([sys.executable, script, str(port)]) as process:
