@@ -42,6 +42,8 @@ WORKERS = {
     "released": Worker("released_envs", "the released package"),
     "pictures": Worker("ours_pictures", "this project"),
     "released_pictures": Worker("released_pictures", "the released package"),
+    "policy": Worker("policy_round_trip", "this project"),
+    "bare_policy": Worker("policy_round_trip", "websockets and msgpack alone"),
     "gemm": Worker("gemm", "matrix products alone"),
     "plain": Worker("plain_data", "plain torch and numpy"),
     "packed": Worker("packed", "this project"),
@@ -348,5 +350,17 @@ ROWS = (
                 "The same shadows, reflections and samples on both sides.",
             ),
         )
+    ),
+    Row(
+        "policy-state",
+        "a policy server's answer to a state of 39 numbers, over loopback",
+        "round trips",
+        "policy:ours",
+        ("bare_policy:bare",),
+        0.4,
+        "Both ends in one process, no inference. The peer is `websockets` and `msgpack` with the "
+        "same payload and nothing checked; ours walks over each message before it is built and "
+        "checks names, dtypes, shapes and finiteness. Waiting times, whose p50 is to be under "
+        "2 ms: `python -m benchmarks.workers.policy_round_trip`.",
     ),
 )

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 import envs
-from embodied.columns import camera_name, observation_columns, task_text
+from embodied.columns import camera_name, observation_columns, space_columns, task_text
 from embodied.core.evaluate import one_row
 from embodied.core.types import UserError
-from embodied.remote import RemoteError, RemotePolicy, is_address
 from envs import play
+from hardware.policy_client import RemotePolicy, is_address
+from hardware.policy_wire import RemoteError, read_token
 
 SCRIPTED, PLAY, RANDOM = "scripted", "play", "random"
 
@@ -116,6 +117,9 @@ class Trained:
 
     It is asked about one observation at a time on one thread: the sums inside a matrix product
     depend on how many rows it has.
+
+    Attributes:
+        columns: what it maps, see `space_columns`.
     """
 
     def __init__(self, run: Path) -> None:
@@ -125,7 +129,9 @@ class Trained:
 
         torch.set_num_threads(1)
         learnt = load(run)
-        learnt.task.collector.envs.close()
+        vector = learnt.task.collector.envs
+        self.columns = space_columns(vector.envs[0])
+        vector.close()
         self._policy = learnt.policy()
         self._spaces = learnt.task.observation_shape, (learnt.task.action_dim,)
         counters = {key: learnt.counters[key] for key in ("env_steps", "updates")}
@@ -156,7 +162,7 @@ class Remote:
     """A policy server; episodes that need an action are sent in one message."""
 
     def __init__(self, address: str, timeout: float) -> None:
-        self._client = RemotePolicy(address, timeout=timeout)
+        self._client = RemotePolicy(address, timeout=timeout, token=read_token())
         told = {str(key): value for key, value in self._client.metadata.items()}
         self.description = {"name": str(told.get("name", address)), "address": address, **told}
         self._episodes = 0
@@ -166,7 +172,12 @@ class Remote:
         self._queues: dict[int, deque[np.ndarray]] = {}
 
     def begin(self, slot: int, env: Any, rng: np.random.Generator) -> None:
-        """Gives the episode a number of its own."""
+        """Gives the episode a number of its own.
+
+        Raises:
+            RemoteError: the server says that it was made for something else.
+        """
+        self._client.check(space_columns(env))
         self._episodes += 1
         self._rows[slot] = {"episode": self._episodes, "step": 0, "task": task_text(env)}
         self._cameras[slot] = camera_name(env)

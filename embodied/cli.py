@@ -14,6 +14,7 @@ Train robot policies in simulation, resume to the bit, publish numbers with inte
 
   embodied train method=wsrl env=metaworld/door-open-v3 data=scripted seed=1
   embodied eval policy=runs/wsrl-metaworld-door-open-v3-1 episodes=50
+  embodied serve policy=runs/wsrl-metaworld-door-open-v3-1
   embodied report runs/wsrl-metaworld-door-open-v3-1
 """
 
@@ -72,6 +73,21 @@ more episodes. Data made otherwise is not mixed in.
 
   embodied collect env=metaworld/door-open-v3 format=robomimic out=demos.hdf5 episodes=50 workers=2
   embodied collect suite=metaworld/mt10 out=data/mt10 episodes=20 noise=0 successes_only=true
+"""
+
+SERVE = """\
+  policy=RUN            a run directory
+  host=127.0.0.1        where to listen; any other address needs a token
+  port=8000             0 takes any that is free
+  token_file=PATH       clients must know what it holds; else $EMBODIED_TOKEN, else no token
+  clients=8 idle=600    at once, and seconds after which one that asks nothing is let go
+
+Whoever asks by docs/remote.md is answered: `embodied eval policy=ws://HOST:PORT`, a robot's PC
+(hardware/policy_client.py), or a program of yours. Ctrl-C ends.
+
+  embodied serve policy=runs/wsrl-metaworld-door-open-v3-1
+  embodied serve policy=runs/... host=0.0.0.0 token_file=token
+  EMBODIED_TOKEN=$(cat token) embodied eval policy=ws://gpu:8000 suite=metaworld/mt10
 """
 
 DATA = """\
@@ -156,8 +172,9 @@ def _foreign_user_errors() -> tuple[type[Exception], ...]:
     """User errors of packages that must not import the core."""
     from embodied.data import DatasetError
     from envs import EnvsError
+    from hardware.errors import HardwareError
 
-    return (DatasetError, EnvsError)
+    return (DatasetError, EnvsError, HardwareError)
 
 
 def _say(text: str, *, error: bool = False) -> None:
@@ -194,6 +211,8 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     chat = add("chat", _chat, "Talk to the language model of a run; Ctrl-D ends.")
     chat.add_argument("directory", metavar="RUN")
+    serve = add("serve", _serve, "Serve a run's policy to other processes and machines.", SERVE)
+    serve.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     methods = add("methods", _methods, "List the methods.")
     methods.add_argument("--markdown", action="store_true", help="as the table of README.md")
     report = add("report", _report, "Write report.html of a run.")
@@ -299,6 +318,12 @@ def _chat(arguments: argparse.Namespace) -> int:
 
     text.chat(arguments.directory, lambda: input("> "), print)
     return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from embodied import serving
+
+    return serving.command(arguments.overrides)
 
 
 def _methods(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
+
+from hardware.policy_wire import ACTION, Column
 
 
 def observation_columns(observation: Any, camera: str) -> dict[str, np.ndarray]:
@@ -28,6 +31,19 @@ def observation_columns(observation: Any, camera: str) -> dict[str, np.ndarray]:
         else:
             columns[f"observation.{key}"] = np.asarray(value)
     return columns
+
+
+def space_columns(env: Any) -> dict[str, Column]:
+    """What an environment observes by those names, and one action of it as "action"."""
+
+    def zeros(space: Any) -> Any:
+        if isinstance(space, gymnasium.spaces.Dict):
+            return {key: zeros(part) for key, part in space.items()}
+        return np.zeros(space.shape, space.dtype)
+
+    observed = observation_columns(zeros(env.observation_space), camera_name(env))
+    columns = {name: Column.of(value) for name, value in observed.items()}
+    return {**columns, ACTION: Column("float32", env.action_space.shape)}
 
 
 def following(observation: Any, camera: str) -> dict[str, np.ndarray]:

@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import envs
 from embodied.core.types import UserError
 from embodied.data import DatasetError
+from hardware.errors import HardwareError
 
 AHEAD = 4  # jobs handed out per worker before the oldest result is taken
 GOODBYE = 10.0  # seconds a worker has to close what it opened
-USERS = (UserError, envs.EnvsError, DatasetError)
+USERS = (UserError, envs.EnvsError, DatasetError, HardwareError)
 """Errors that the user can mend; a worker's stack trace would hide what they say."""
 
 

@@ -23,6 +23,10 @@ _EMPTY = "structure_needs_at_least_one_member"
 
 _UUID, _TIME = "unique_identifier_msgs/msg/UUID", "builtin_interfaces/msg/Time"
 _EVENT = "service_msgs/msg/ServiceEventInfo"
+MANY_PARTS = 2**19
+"""Bytes of a message that holds lists of texts or of messages: each entry costs many times its
+bytes once it is decoded, and 64 MB of empty trajectory points would take half a minute and 4 GB."""
+
 _LOCK = threading.Lock()  # the store compiles a type when it first sees it
 
 
@@ -51,9 +55,11 @@ def decode(kind: str, data: bytes) -> Message:
     Raises:
         MessageError: the type is unknown, or the bytes are not of this type.
     """
-    read = _type(kind).read
+    of = _type(kind)
+    if of.many_parts and len(data) > MANY_PARTS:
+        raise MessageError(f"{kind}: {len(data)} bytes; such a message has at most {MANY_PARTS}")
     try:
-        return read(_store().deserialize_cdr(data, kind))
+        return of.read(_store().deserialize_cdr(data, kind))
     except _serde_errors() as error:
         raise MessageError(f"{kind}: {len(data)} bytes: {error}") from error
 
@@ -236,6 +242,8 @@ class _Type:
         shown = [(name, out) for name, _, out in fields if name != _EMPTY]
         self._out = [(name, normalize_fieldname(name), out) for name, out in shown]
         self._names = {name for name, _ in shown}
+        described = [desc for _, desc in store.fielddefs[kind][1]]
+        self.many_parts = any(map(_has_parts, described)) and not any(map(_is_bytes, described))
         with _LOCK:
             store.get_msgdef(kind)
 
@@ -255,6 +263,28 @@ class _Type:
 
     def read(self, value: Any) -> Message:
         return {name: out(getattr(value, own)) for name, own, out in self._out}
+
+
+def _has_parts(description: Any) -> bool:
+    """Whether a field holds lists of texts or messages, as long as the sender likes."""
+    from rosbags.interfaces import Nodetype
+
+    node, detail = description
+    if node == Nodetype.NAME:
+        return any(_has_parts(part) for _, part in _store().fielddefs[detail][1])
+    if node == Nodetype.BASE:
+        return False
+    inner, of = detail[0]
+    made_of_parts = inner != Nodetype.BASE or of[0] == "string"
+    return made_of_parts and (node == Nodetype.SEQUENCE or _has_parts(detail[0]))
+
+
+def _is_bytes(description: Any) -> bool:
+    """Whether a field holds bytes, as of a picture: then the message may be long."""
+    from rosbags.interfaces import Nodetype
+
+    node, detail = description
+    return node == Nodetype.SEQUENCE and detail[0] == (Nodetype.BASE, ("uint8", 0))
 
 
 @functools.cache

@@ -92,7 +92,9 @@ class RosbridgeWire(Bridge):
         while True:
             try:
                 socket = await client.connect(
-                    self.url, create_connection=heard_of(client.ClientConnection), **options
+                    self.url,
+                    create_connection=heard_of(client.ClientConnection, 2 * options["max_size"]),
+                    **options,
                 )
             except refused as error:
                 self._problem = str(error) or type(error).__name__

@@ -126,15 +126,23 @@ class LoopThread:
 
 
 @functools.cache
-def heard_of(base: type) -> type:
-    """A connection class that notes when anything came last: any byte is a sign of life."""
+def heard_of(base: type, most: int) -> type:
+    """A connection class that notes when anything came last: any byte is a sign of life.
+
+    It is cut when more than `most` bytes wait for a peer that sends and does not read: each ping is
+    answered at once, and a flood of them would fill the memory.
+    """
 
     class Connection(base):
-        heard = 0.0
+        heard, cut = 0.0, False
 
         def data_received(self, data: bytes) -> None:
             self.heard = time.monotonic()
-            super().data_received(data)
+            if self.transport.get_write_buffer_size() > most:
+                self.cut = True
+                self.transport.abort()
+            else:
+                super().data_received(data)
 
     return Connection
 
@@ -263,6 +271,7 @@ class Link:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._counts["aborted"] += self._socket.cut
             sent = self._socket.protocol.close_sent
             if sent and sent.code in (1002, 1007, 1009):  # broken, not UTF-8, too big
                 self._counts["malformed"] += 1

@@ -104,7 +104,7 @@ class RosbridgeServer(Bridge):
                 self._welcome,
                 host,
                 port,
-                create_connection=heard_of(library.ServerConnection),
+                create_connection=heard_of(library.ServerConnection, 2 * max_size),
                 open_timeout=OPENING,
                 **self._socket_options,
             )

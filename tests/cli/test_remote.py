@@ -1,7 +1,9 @@
 """A policy server on loopback: that of docs/remote.md, and some that misbehave."""
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,24 +13,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import RUN
 
-from embodied import actors, collection, evaluation, remote
+from embodied import actors, collection, evaluation
+from embodied import serving as serving_module
 from embodied.core.types import UserError
 from embodied.settings import CollectSettings
+from hardware import policy_client, policy_wire
+from hardware.policy_client import RemotePolicy
+from hardware.policy_server import PolicyServer
+from hardware.policy_wire import Column, RemoteError
 from tests import stub_libero
 
 msgpack = pytest.importorskip("msgpack")
 server = pytest.importorskip("websockets.sync.server")
 DOCS = Path(__file__).parents[2] / "docs/remote.md"
 MAZE = "maze/point-v0"
-HELLO = {"schema": remote.SCHEMA, "name": "test"}
+HELLO = {"schema": policy_wire.SCHEMA, "name": "test"}
 
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory):
     """The example server, in a process of its own; yields its address."""
     script = tmp_path_factory.mktemp("server") / "server.py"
-    script.write_text(re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1])
+    script.write_text(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[-1])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with subprocess.Popen([sys.executable, script, str(port)]) as process:
@@ -52,7 +60,9 @@ def serving(handle):
         with contextlib.suppress(Exception):
             handle(client)
 
-    with server.serve(safely, "127.0.0.1", 0, compression=None, max_size=remote.MAX_BYTES) as found:
+    with server.serve(
+        safely, "127.0.0.1", 0, compression=None, max_size=policy_wire.MAX_BYTES
+    ) as found:
         thread = threading.Thread(target=found.serve_forever, daemon=True)
         thread.start()
         yield f"ws://127.0.0.1:{found.socket.getsockname()[1]}"
@@ -64,13 +74,13 @@ def answering(answer, rows_seen=None):
     """A handler that answers each request with answer(request), bytes or a map."""
 
     def handle(client):
-        client.send(remote.pack(HELLO))
+        client.send(policy_wire.pack(HELLO))
         for frame in client:
-            request = remote.unpack(frame)
+            request = policy_wire.unpack(frame)
             if rows_seen is not None:
                 rows_seen.append(request["rows"])
             reply = answer(request)
-            client.send(reply if isinstance(reply, bytes | str) else remote.pack(reply))
+            client.send(reply if isinstance(reply, bytes | str) else policy_wire.pack(reply))
 
     return handle
 
@@ -144,63 +154,14 @@ def test_dict_observations_and_chunks(tmp_path):
         ("Traceback: no such key", "text frame: 'Traceback"),
         (b"\xc1", "no msgpack"),
         (msgpack.packb([1]), "a list instead of a map"),
-        (msgpack.packb({"id": 1, "actions": msgpack.ExtType(1, b"x")}), "extension 1"),
+        (msgpack.packb({"id": 1, "actions": msgpack.ExtType(1, b"x")}), "0xd4 is an extension"),
         (b"\x80" * 1000, "no msgpack"),
     ],
 )
 def test_answers_that_cannot_be_used(reply, message):
     with (
         serving(answering(lambda request: reply)) as address,
-        pytest.raises(remote.RemoteError, match=message),
-    ):
-        evaluation.evaluate(address, 1, suite=MAZE)
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        ({"dtype": "|O"}, "an array of object"),
-        ({"dtype": "<f4,<f4"}, "allowed are numbers"),
-        ({"dtype": "nonsense"}, "damaged array"),
-        ({"shape": [10**9]}, "in 8 bytes"),
-        ({"shape": [-1, 2]}, "in 8 bytes"),
-        ({"shape": "no"}, "damaged array"),
-    ],
-)
-def test_arrays_that_are_none(array, message):
-    plain = {b"__ndarray__": True, b"data": b"\0" * 8, b"dtype": "<f4", b"shape": [2]}
-    sound = remote.unpack(msgpack.packb({"a": plain}))["a"]
-    assert np.array_equal(sound, np.zeros(2, np.float32)) and sound.dtype == np.float32
-    plain |= {key.encode(): value for key, value in array.items()}
-    with pytest.raises(remote.WireError, match=message):
-        remote.unpack(msgpack.packb({"a": plain}))
-
-
-def test_the_wire_keeps_arrays_to_the_bit():
-    rng = np.random.default_rng(0)
-    sent = {
-        "image": rng.integers(0, 255, (4, 6, 3), np.uint8)[:, ::-1],
-        "state": rng.normal(size=5).astype(np.float32),
-        "flag": np.array(True),
-        "empty": np.zeros((0, 3), np.int64),
-    }
-    found = remote.unpack(remote.pack({**sent, "text": "pick up", "n": np.float64(0.5)}))
-    for name, value in sent.items():
-        assert found[name].dtype == value.dtype and np.array_equal(found[name], value)
-    assert found["text"] == "pick up" and found["n"] == 0.5
-    for bad in (np.array([None]), object(), {1, 2}):
-        with pytest.raises(remote.WireError, match="cannot be sent"):
-            remote.pack({"x": bad})
-
-
-def test_sizes_are_capped(monkeypatch):
-    monkeypatch.setattr(remote, "MAX_BYTES", 1000)
-    with pytest.raises(remote.WireError, match="at most 1,000"):
-        remote.pack({"x": b"0" * 2000})
-    big = lambda request: msgpack.packb({"id": 1, "actions": ["0" * 2000]})  # noqa: E731
-    with (
-        serving(answering(big)) as address,
-        pytest.raises(remote.RemoteError, match="closed the connection"),
+        pytest.raises(RemoteError, match=message),
     ):
         evaluation.evaluate(address, 1, suite=MAZE)
 
@@ -208,45 +169,45 @@ def test_sizes_are_capped(monkeypatch):
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(remote.RemoteError, match=r"no policy server.*docs/remote\.md"):
-        remote.RemotePolicy(f"ws://127.0.0.1:{port}")
+    with pytest.raises(RemoteError, match=r"no policy server.*docs/remote\.md"):
+        RemotePolicy(f"ws://127.0.0.1:{port}")
 
 
 def test_another_protocol():
     foreign = msgpack.packb({"action_horizon": 50})
     with (
         serving(lambda client: client.send(foreign)) as address,
-        pytest.raises(remote.RemoteError, match="speaks None, needed is"),
+        pytest.raises(RemoteError, match="speaks None, needed is"),
     ):
-        remote.RemotePolicy(address)
+        RemotePolicy(address)
 
 
 def test_silence_and_hanging_up(monkeypatch):
     def silent(client):
-        client.send(remote.pack(HELLO))
+        client.send(policy_wire.pack(HELLO))
         client.recv(timeout=10)
         client.recv(timeout=10)  # never comes
 
     with serving(silent) as address:
-        policy = remote.RemotePolicy(address, timeout=0.2)
-        with pytest.raises(remote.RemoteError, match="is silent"):
+        policy = RemotePolicy(address, timeout=0.2)
+        with pytest.raises(RemoteError, match="is silent"):
             policy.act([{"episode": 1}])
         policy.close()
-    monkeypatch.setattr(remote, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(policy_client, "CONNECT_SECONDS", 0.3)
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,  # accepts, and never says a word
-        pytest.raises(remote.RemoteError, match="no policy server"),
+        pytest.raises(RemoteError, match="no policy server"),
     ):
-        remote.RemotePolicy(f"ws://127.0.0.1:{mute.getsockname()[1]}")
-    with serving(lambda client: client.send(remote.pack(HELLO))) as address:
-        policy = remote.RemotePolicy(address)
-        with pytest.raises(remote.RemoteError, match="closed the connection"):
+        RemotePolicy(f"ws://127.0.0.1:{mute.getsockname()[1]}")
+    with serving(lambda client: client.send(policy_wire.pack(HELLO))) as address:
+        policy = RemotePolicy(address)
+        with pytest.raises(RemoteError, match="closed the connection"):
             policy.act([{"episode": 1}])
 
 
 def test_a_server_that_dies_ends_an_evaluation_by_workers():
     def dying(client):
-        client.send(remote.pack(HELLO))
+        client.send(policy_wire.pack(HELLO))
         client.recv()
 
     with serving(dying) as address, pytest.raises(UserError, match="closed the connection"):
@@ -261,6 +222,71 @@ def test_without_the_extra(monkeypatch):
 
 
 def test_the_client_needs_no_torch():
-    code = "import sys, embodied.remote; assert 'torch' not in sys.modules"
+    code = "import sys, hardware.policy_client; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=DOCS.parents[1], timeout=60)
     assert actors.is_run("runs/x") and not actors.is_run("wss://host:1")
+
+
+def test_a_served_run_is_evaluated_as_it_is_here(place):
+    """The same episodes and returns through the server as without it, and what differs is said."""
+    pytest.importorskip("torch")
+    with serving_module.serve(RUN, port=0) as served:
+        here, _ = evaluation.evaluate(RUN, 4, out="here")
+        there, _ = evaluation.evaluate(served.url, 4, suite=MAZE, batch=2, out="there")
+        assert [e.record() for e in here.episodes] == [e.record() for e in there.episodes]
+        assert all(map(np.array_equal, here.actions, there.actions))
+        assert there.head["policy"]["updates"] == here.head["policy"]["updates"]
+        assert there.head["policy"]["columns"]["action"] == {"dtype": "float32", "shape": [2]}
+        with pytest.raises(RemoteError, match=r"made for something else: .*observation\.images"):
+            evaluation.evaluate(
+                served.url, 1, suite=MAZE, env_args={"obs": "both"}, make=stub_libero.make
+            )
+        assert not served.counts["malformed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serving_ends_cleanly(place, number):
+    command = [sys.executable, "-m", "embodied.cli", "serve", f"policy={RUN}", "port=0"]
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parents[1]), policy_wire.TOKEN: "t" * 20}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            lines = [process.stdout.readline(), process.stdout.readline()]
+            assert "maps observation.state float32[2] to action float32[2]" in lines[0]
+            url = re.search(r"serving at (ws://127\.0\.0\.1:\d+) with a token", lines[1])[1]
+            policy = RemotePolicy(url, token="t" * 20)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+            policy.close()
+        finally:
+            process.kill()
+    assert process.returncode == 0 and "ended; 1 clients" in out and not err
+
+
+def test_what_cannot_be_served(refused, tmp_path, monkeypatch):
+    monkeypatch.delenv(policy_wire.TOKEN, raising=False)
+    assert "scripted cannot be served: say which run" in refused("serve", "policy=scripted")
+    assert "nothing cannot be served" in refused("serve")
+    assert "not a run directory" in refused("serve", "policy=nowhere")
+    assert "not 'hosts=x'" in refused("serve", "policy=nowhere", "hosts=x")
+    assert "cannot read a token" in refused("serve", "policy=nowhere", "token_file=none")
+
+
+def test_only_loopback_is_served_without_a_token(place, refused, monkeypatch):
+    monkeypatch.delenv(policy_wire.TOKEN, raising=False)
+    assert "without a token only" in refused("serve", f"policy={RUN}", "host=0.0.0.0")
+
+
+def test_a_token_from_the_environment(monkeypatch):
+    monkeypatch.setenv(policy_wire.TOKEN, "a-token-of-the-tests")
+    columns = {
+        "observation.state": Column("float32", (2,)),
+        "action": Column("float32", (2,)),
+    }
+    act = lambda rows: [np.zeros(2)] * len(rows)  # noqa: E731
+    with PolicyServer(act, columns, name="zero", port=0, token="a-token-of-the-tests") as served:
+        evaluation.evaluate(served.url, 1, suite=MAZE)
+        monkeypatch.delenv(policy_wire.TOKEN)
+        with pytest.raises(RemoteError, match="refuses clients without a token"):
+            evaluation.evaluate(served.url, 1, suite=MAZE)

@@ -1,8 +1,10 @@
 """What the tests of rosbridge share: messages, malformed frames, and waiting."""
 
+import base64
 import json
 import os
 import queue
+import socket
 import threading
 import time
 
@@ -55,6 +57,18 @@ def makes():
     for each in reversed(made):
         each.close()
     assert not [t.name for t in threading.enumerate() if t.name == "rosbridge"]
+
+
+def shake_hands(server):
+    """A websocket opened by hand."""
+    link = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+    key = base64.b64encode(bytes(16)).decode()
+    link.sendall(
+        f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    assert b"101" in link.recv(4096)
+    return link
 
 
 def listen(server, wire, topic, kind, qos=COMMAND):

@@ -9,6 +9,7 @@ from hardware import pictures as p
 from hardware.actions import CANCEL, STATUS
 from hardware.messages import MessageError
 from hardware.types import Camera
+from tests.hardware.rosbridge_support import memory
 
 GOAL = f"{m.FOLLOW_TRAJECTORY}_SendGoal_Request"
 NAMES = [f"panda_joint{i}" for i in range(1, 8)]
@@ -171,6 +172,34 @@ def test_bytes_that_are_of_no_message(kind):
             cdr.decode(kind, bytes(broken))
         except MessageError:
             continue
+
+
+@pytest.mark.parametrize("kind", samples())
+def test_lengths_that_lie(kind):
+    """Every four bytes of a message, replaced by lengths up to 4 GB: an error, or some message."""
+    data = cdr.encode(kind, samples()[kind])
+    before = memory()
+    for place in range(4, len(data) - 3, 4):
+        for length in (0xFFFFFFFF, 0x7FFFFFFF, 0x40000000, 0x10000, len(data)):
+            lie = data[:place] + length.to_bytes(4, "little") + data[place + 4 :]
+            try:
+                cdr.decode(kind, lie)
+            except MessageError:
+                continue
+    assert memory() - before < 50e6
+
+
+def test_many_parts_are_refused_before_they_are_built():
+    points = {"points": [{"positions": [0.0]}] * 30_000}
+    with pytest.raises(MessageError, match="bytes; such a message has at most"):
+        cdr.decode(m.TRAJECTORY, cdr.encode(m.TRAJECTORY, points))
+    cloud = {"data": bytes(2**20)}  # whose fields are a list of messages, but the rest are bytes
+    for kind in (p.IMAGE, "sensor_msgs/msg/PointCloud2"):
+        assert len(cdr.decode(kind, cdr.encode(kind, cloud))["data"]) == 2**20
+    floats = {"data": np.zeros(2**18)}
+    with pytest.raises(MessageError, match="at most"):  # its layout is a list of messages
+        kind = "std_msgs/msg/Float64MultiArray"
+        cdr.decode(kind, cdr.encode(kind, floats))
 
 
 def test_a_length_of_gigabytes_is_refused_at_once():

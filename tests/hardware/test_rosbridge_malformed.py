@@ -1,6 +1,6 @@
 """Reliability F11: what comes from a bad network is counted and dropped, and harms nobody."""
 
-import base64
+import contextlib
 import json
 import random
 import socket
@@ -23,6 +23,7 @@ from tests.hardware.rosbridge_support import (
     makes,
     memory,
     publish,
+    shake_hands,
     until,
 )
 
@@ -36,13 +37,7 @@ def make():
 
 def raw(server, payload, opcode=2, length=None):
     """Sends one websocket frame by hand and waits until the server hangs up."""
-    with socket.create_connection(("127.0.0.1", server.port)) as link:
-        key = base64.b64encode(bytes(16)).decode()
-        link.sendall(
-            f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        assert b"101" in link.recv(4096)
+    with shake_hands(server) as link:
         size = len(payload) if length is None else length
         link.sendall(struct.pack("!BBQI", 0x80 | opcode, 0xFF, size, 0) + payload)
         link.settimeout(PATIENCE)
@@ -96,7 +91,7 @@ def test_frames_with_wrong_bits(make):
     """Valid frames with a few bytes changed: some still are, none may do harm."""
     from websockets.sync.client import connect
 
-    server = make(RosbridgeServer, port=0)
+    server = make(RosbridgeServer, port=0, alive=5.0)
     listen(server, server, "/t", TEXT)
     ops = [
         publish(STATE),
@@ -134,6 +129,27 @@ def test_frames_that_no_websocket_sends(make):
     with socket.create_connection(("127.0.0.1", server.port)) as link:
         link.sendall(b"\x00" * 1000)  # no websocket at all
     wire = make(RosbridgeWire, server.url)
+    server.serve("/alive", "demo/srv/A", lambda request: {"yes": True})
+    assert wire.call("/alive", "demo/srv/A", {}, PATIENCE) == {"yes": True}
+
+
+def test_fragments_and_pings_without_end(make):
+    """Those of websockets themselves: bounded in number, and cut when nobody reads the answers."""
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    server = make(RosbridgeServer, port=0, alive=5.0, max_size=100_000)
+    with connect(server.url, proxy=None, close_timeout=0.1) as link:
+        with pytest.raises(ConnectionClosed, match="too many fragments"):
+            link.send([""] * 100_000)
+            link.recv(PATIENCE)
+        until(lambda: server.counts["malformed"] == 1, "the refusal")
+    ping = struct.pack("!BBI", 0x89, 0xFD, 0) + bytes(125)
+    with contextlib.suppress(OSError), shake_hands(server) as link:
+        for _ in range(1000):
+            link.sendall(ping * 100)
+    until(lambda: server.counts["aborted"] == 1, "the end of it")
+    wire = make(RosbridgeWire, server.url, alive=5.0)
     server.serve("/alive", "demo/srv/A", lambda request: {"yes": True})
     assert wire.call("/alive", "demo/srv/A", {}, PATIENCE) == {"yes": True}
 

@@ -21,6 +21,7 @@ from hardware.errors import HardwareError, LinkLost
 from hardware.wire import LATCHED, STATE, Qos
 from hardware.zenoh_names import Attachment, data_key
 from hardware.zenoh_ros import ZenohWire
+from tests.hardware.rosbridge_support import memory
 from tests.hardware.wires import arrived, state, until
 
 HASH = "RIHS01_a13ee3a330e346c9d87b5aa18d24e11690752bd33a0350f11c5882bc9179260e"
@@ -40,7 +41,10 @@ def intruder(pair, endpoint):
     session.close()
 
 
-def test_malformed_samples_are_counted_and_dropped(open_wire, free_port, tmp_path):
+def test_malformed_samples_are_counted_and_dropped(open_wire, free_port, tmp_path, monkeypatch):
+    """F11; at its full length with EMBODIED_FRAMES=10000."""
+    monkeypatch.setitem(sys.modules, "pick" + "le", None)  # importing it fails from here on
+    frames = int(os.environ.get("EMBODIED_FRAMES", 2000))
     endpoint = f"tcp/127.0.0.1:{free_port()}"
     robot = open_wire((), listen=[endpoint], largest=10_000)
     raw = open_wire([endpoint])._link.session
@@ -68,18 +72,19 @@ def test_malformed_samples_are_counted_and_dropped(open_wire, free_port, tmp_pat
     put(good, key="0/joint_states/sensor_msgs::msg::dds_::Image_/RIHS01_0")
     raw.delete(KEY, attachment=attachment())
     put(good, attachment=Attachment(1, 1, bytes(16)).pack())  # late, or sent twice
-    rng = np.random.default_rng(0)
-    for _ in range(2000):
+    rng, used = np.random.default_rng(0), memory()
+    for _ in range(frames):
         put(b"\0\1\0\0" + rng.bytes(60))
     before = len(heard)
     until(lambda: put(good) or len(heard) > before)
     dropped = dict(robot.dropped)
     assert dropped == {
-        "malformed": len(bad) + 4 + 1 + 1 + 2000,
+        "malformed": len(bad) + 4 + 1 + 1 + frames,
         "too large": 1,
         "wrong type": 3,
         "out of order": 1,
     }
+    assert memory() - used < 50e6
     assert not (tmp_path / "unpickled").exists()
 
 
