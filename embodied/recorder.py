@@ -133,6 +133,7 @@ class Recorder:
                 row["states"] = env.unwrapped.simulator_state()
             row["action"] = np.asarray(policy.act(observation), np.float32)
             observation, reward, terminated, truncated, info = env.step(row["action"])
+            row["action"] = np.asarray(info.get("action", row["action"]), np.float32)
             ended = bool(terminated or truncated)
             yield (
                 row
