@@ -199,13 +199,13 @@ def opened(deployment: Deployment, directory: Path, policy: Mapping[str, Any]) -
     from hardware.action_space import ActionSpace
     from hardware.loop import LoopProcess, Timing
     from hardware.recorder import record
-    from hardware.robots import find, make_robot
+    from hardware.robots import TWINS, find, make_robot
     from hardware.serving import TwinProcess
 
     options, address = deployment.robot_options, deployment.address
     arm = find(deployment.robot, **options)
     with ExitStack() as stack:
-        if deployment.transport != "local" and arm.simulated and not address:
+        if deployment.transport != "local" and deployment.robot in TWINS and not address:
             twin = TwinProcess(deployment.robot, deployment.transport, options=options)
             address = stack.enter_context(twin).address
         meta = {
@@ -332,7 +332,7 @@ def _episode(
 
 
 def come_to_rest(env: Any) -> None:
-    """Hands nothing over any more, waits until the envelope has braked, and gives the robot back."""
+    """Hands nothing over any more, waits until the arm has braked, and gives the robot back."""
     from hardware.errors import HardwareError, LinkLost
     from hardware.robot import STANDING
     from hardware.types import Lifecycle

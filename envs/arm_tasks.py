@@ -4,7 +4,6 @@ A task here needs nothing but the arm's own kinematics, so that the same one run
 the arm itself.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np

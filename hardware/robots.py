@@ -5,7 +5,9 @@
 
         name: left_panda
         limits: panda                  # or a YAML file like those in hardware/limits
-        changes: {velocity_share: 0.3, workspace: {lower: [0.2, -0.4, 0.05], upper: [0.8, 0.4, 0.8]}}
+        changes:                       # of the limits
+          velocity_share: 0.3
+          workspace: {lower: [0.2, -0.4, 0.05], upper: [0.8, 0.4, 0.8]}
         home: [0, -0.3, 0, -2.2, 0, 2.0, 0.785]      # rad
         command_rate: 100              # Hz
         fingers: [panda_finger_joint1, panda_finger_joint2]
@@ -13,14 +15,14 @@
         enabling_switch: /enable       # std_msgs/Bool, true while it is held, ten times a second
         topics: {trajectory: /panda_arm_controller/joint_trajectory, arm: "", disarm: ""}
 
-A robot that is not simulated needs the enabling switch. `topics` are fields of `hardware.ros.Topics`;
-an empty name is not used.
+A robot that is not simulated needs the enabling switch. `topics` are fields of
+`hardware.ros.Topics`; an empty name is not used.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +62,15 @@ class Arm:
         topics: its names on a wire.
         fingers: the gripper's joints in its joint states.
         switch: topic of the enabling switch; empty for a simulated robot.
-        simulated: whether `twin` can be asked for one.
     """
 
     name: str
     spec: Spec
     limits: Limits
     home: np.ndarray | None = None
-    topics: Topics = Topics()
+    topics: Topics = field(default_factory=Topics)
     fingers: tuple[str, ...] = ()
     switch: str = ""
-    simulated: bool = False
 
     def twin(self, clock: Callable[[], float] = time.monotonic, live: bool = True) -> Any:
         """Makes the simulated robot.
@@ -114,7 +114,7 @@ def find(
         chosen = load_limits(limits or "panda", **changes)
         fingers = ("panda_finger_joint1", "panda_finger_joint2")
         spec = chosen.spec(str(robot), cameras=tuple(cameras), simulated=True)
-        return Arm(str(robot), spec, chosen, np.array(HOME), fingers=fingers, simulated=True)
+        return Arm(str(robot), spec, chosen, np.array(HOME), fingers=fingers)
     path = Path(robot)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise NoSuchRobot(
@@ -148,8 +148,8 @@ def _from_file(path: Path, limits: str | Path | None, changes: dict[str, Any]) -
         cameras = tuple(Camera(**one) for one in content.get("cameras") or ())
         topics = Topics(**(content.get("topics") or {}))
     except TypeError as error:
-        fields = [field.name for field in dataclasses.fields(Topics)]
-        raise NoSuchRobot(f"{path}: {error}; topics are {fields}") from error
+        names = [one.name for one in dataclasses.fields(Topics)]
+        raise NoSuchRobot(f"{path}: {error}; topics are {names}") from error
     rate = float(content.get("command_rate", 100.0))
     spec = chosen.spec(str(name), cameras=cameras, command_rate=rate, simulated=simulated)
     home = content.get("home")
@@ -213,14 +213,22 @@ def make_robot(
         HardwareError: there is no such robot, or nobody answers.
     """
     arm = find(robot, **(options or {}))
-    if transport == "local":
+    return connected(arm, None if transport == "local" else make_wire(transport, address))
+
+
+def connected(arm: Arm, wire: Wire | None) -> Robot:
+    """Puts the envelope before a robot at the end of a wire, or before a twin in this process.
+
+    Args:
+        arm: which.
+        wire: closed with the robot; None for a twin.
+    """
+    if wire is None:
         return Robot(arm.twin(), arm.limits)
-    wire = make_wire(transport, address)
     deadman = None
-    if not arm.simulated:
+    if not arm.spec.simulated:
         deadman = Deadman()
-        if arm.switch:
-            wire.subscribe(arm.switch, "std_msgs/msg/Bool", _pressing(deadman), _SWITCH)
+        wire.subscribe(arm.switch, "std_msgs/msg/Bool", _pressing(deadman), _SWITCH)
     driver = RosDriver(arm.spec, wire, arm.topics, fingers=arm.fingers)
     return Robot(driver, arm.limits, deadman=deadman)
 

@@ -180,11 +180,9 @@ class MujocoTwin:
         with self._lock:
             self.data.qpos[self._q[self._arm]] = position
             self.data.qvel[self._v] = 0.0
-            if gripper is not None and len(self._q) > self._arm.stop:
-                self.data.qpos[self._q[self._arm.stop :]] = gripper / (
-                    len(self._q) - self._arm.stop
-                )
-                self._grip = gripper
+            fingers = self._q[self._arm.stop :]
+            if gripper is not None and len(fingers):
+                self.data.qpos[fingers], self._grip = gripper / len(fingers), gripper
             mujoco.mj_forward(self.model, self.data)
             self._hold()
 
