@@ -106,6 +106,7 @@ DATA = """\
   embodied data verify demos.hdf5                         every file against its checksum
   embodied data repair demos.hdf5                         keep what can be verified
   embodied data convert demos.hdf5 data/demos --to lerobot
+  embodied data convert run.mcap out=data/flight          a flight recording, as LeRobot v3
   embodied data view demos.hdf5 --html demos.html         without --html, a table
 """
 
@@ -239,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     hardware.add_argument("action", choices=["check", "serve", "reset", "teleop"])
     hardware.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     data.add_argument("action", choices=["info", "verify", "repair", "convert", "view"])
-    data.add_argument("path", metavar="DATASET", help="a folder or an HDF5 file")
+    data.add_argument("path", metavar="DATASET", help="a folder, an HDF5 file or .mcap")
     data.add_argument("out", nargs="?", metavar="OUT", help="convert: where to write")
     data.add_argument("--to", metavar="FORMAT", help="convert: lerobot, robomimic, libero, minari")
     data.add_argument("--video", action="store_true", help="convert: pictures as mp4 (lerobot)")

@@ -11,6 +11,7 @@ import yaml
 
 from hardware.errors import HardwareError
 from hardware.robots import TRANSPORTS, connected, find, make_wire
+from hardware.wire import Wire
 
 USAGE = """\
 usage: python -m hardware check|serve|reset KEY=VALUE ...
@@ -39,7 +40,7 @@ def run(action: str, words: Sequence[str]) -> int:
     """Does what was asked; returns the exit status, 2 for what the user can mend."""
     try:
         return _ACTIONS[action](_values(action, words))
-    except (HardwareError, ImportError, ValueError) as error:
+    except (HardwareError, ImportError) as error:
         print(f"embodied: {error}", file=sys.stderr)
         return 2
 
@@ -84,6 +85,15 @@ def _options(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"limits": values.get("limits"), "changes": values["changes"]}
 
 
+def _wire(values: Mapping[str, Any]) -> Wire | None:
+    if values["transport"] == "local":
+        return None
+    try:
+        return make_wire(values["transport"], values.get("address", ""))
+    except ValueError as error:  # no such address
+        raise WrongUse(str(error)) from error
+
+
 def _check(values: Mapping[str, Any]) -> int:
     from hardware.conformance import FAIL, Check
 
@@ -91,12 +101,12 @@ def _check(values: Mapping[str, Any]) -> int:
     if motion not in ("true", "false"):
         raise WrongUse(f"motion={motion}: say true or false")
     arm = find(values["robot"], **_options(values))
-    wire = None
-    if values["transport"] != "local":
-        wire = make_wire(values["transport"], values.get("address", ""))
-    rows = Check(arm, connected(arm, wire), wire, float(values.get("seconds", 2.0))).run(
-        motion == "true"
-    )
+    try:
+        seconds = float(values.get("seconds", 2.0))
+    except ValueError as error:
+        raise WrongUse(f"seconds={values['seconds']}: a number is needed") from error
+    wire = _wire(values)
+    rows = Check(arm, connected(arm, wire), wire, seconds).run(motion == "true")
     failed = sum(row.verdict == FAIL for row in rows)
     _print_table(f"{arm.name} over {values['transport']}", rows)
     moved = "" if motion == "true" else "; nothing moved (motion=true tries that too)"
@@ -150,10 +160,7 @@ def _reset(values: Mapping[str, Any]) -> int:
     if why is None:
         print(f"embodied: the stop of {arm.name} is not latched on this machine")
         return 0
-    wire = None
-    if values["transport"] != "local":
-        wire = make_wire(values["transport"], values.get("address", ""))
-    with connected(arm, wire) as robot:
+    with connected(arm, _wire(values)) as robot:
         robot.connect()
         if robot.limits.deadman_age and not arm.spec.simulated:
             threading.Event().wait(2.0 * robot.limits.deadman_age)  # to hear a switch that is held

@@ -24,6 +24,7 @@ OK, NOTE, FAIL = "ok", "note", "FAIL"
 SKEW = 0.05  # s; more between the clocks of two machines is worth a note
 SWING = 0.08  # rad, of the last joint
 _PATIENCE = 10.0  # s for the enabling switch
+_LEAST = 20  # steps of motion that can be judged
 
 
 class Row(NamedTuple):
@@ -82,6 +83,7 @@ class Check:
         self._seen = _Seen()
         self._ages: list[float] = []
         self._rest = np.zeros(0)
+        self._sequence = 0
 
     def run(self, motion: bool = False) -> list[Row]:
         """Does it all, as far as it gets, and closes the robot."""
@@ -123,13 +125,12 @@ class Check:
             fresh, last = fresh + (state.stamp > last), state.stamp
         rate = fresh / self._seconds
         least = 2.0 / robot.limits.observation_age
-        self._add(
-            "rate of states", f"{spec.command_rate:g} Hz", f"{rate:.1f} Hz", rate >= least, FAIL
-        )
+        self._add("rate of states", f"{spec.command_rate:g} Hz", f"{rate:.1f} Hz", rate >= least)
         age, most = float(np.quantile(self._ages, 0.99)), robot.limits.observation_age
         self._add("age of states", f"<= {1e3 * most:.0f} ms", f"p99 {1e3 * age:.1f} ms", age < most)
         numbers = np.concatenate([state.position, state.velocity, state.effort])
-        self._add("numbers", "finite", "finite" if np.isfinite(numbers).all() else "NaN", True)
+        finite = bool(np.isfinite(numbers).all())
+        self._add("numbers", "finite", "finite" if finite else "not finite", finite)
         self._range(state.position)
         speed = float(np.abs(state.velocity).max())
         self._add("at rest", f"<= {STANDING} rad/s", f"{speed:.4f} rad/s", speed <= STANDING)
@@ -148,9 +149,8 @@ class Check:
 
     def _range(self, position: np.ndarray) -> None:
         limits, joints = self._robot.limits, self._robot.spec.joints
-        hard = [
-            j.name for j, q in zip(joints, position, strict=True) if not j.lower <= q <= j.upper
-        ]
+        pairs = list(zip(joints, position, strict=True))
+        hard = [joint.name for joint, q in pairs if not joint.lower <= q <= joint.upper]
         self._add("maker's range", "inside", ", ".join(hard) or "inside", not hard)
         out = (position < limits.lower) | (position > limits.upper)
         soft = [joint.name for joint, far in zip(joints, out, strict=True) if far]
@@ -245,10 +245,17 @@ class Check:
         at = np.array([step[2][-1] for step in path])
         reached = float(np.abs(at - self._rest[-1]).max())
         self._add("motion", f"{SWING} rad", f"{reached:.3f} rad", abs(reached - SWING) < 0.03)
+        if len(path) < _LEAST:
+            self._add("tracking", "a step per period", f"{len(path)} steps in 2 s", False)
+            return self._stop()
         error, most = float(np.abs(at - sent).max()), robot.limits.tracking
         self._add("tracking", f"<= {most} rad", f"{error:.4f} rad", error <= most)
         delay = _delay(sent, at) / robot.spec.command_rate
         self._add("answer to a command", "<= 100 ms", f"{1e3 * delay:.0f} ms", delay <= 0.1, NOTE)
+        self._stop()
+
+    def _stop(self) -> None:
+        robot = self._robot
         robot.stop("conformance check")
         time.sleep(0.3)
         quiet = float(np.abs(robot.read().velocity).max())
@@ -280,7 +287,7 @@ class Check:
         found, began = [], time.monotonic()
         for _ in _ticks(1.0 / self._robot.spec.command_rate, seconds):
             state, now = self._robot.read(), time.monotonic()
-            self._sequence = getattr(self, "_sequence", 0) + 1
+            self._sequence += 1
             command = Command(wanted(now - began), now, self._sequence)
             found.append((now - began, self._robot.command(command, lease), state.position))
         return found
