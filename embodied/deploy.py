@@ -13,7 +13,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -279,6 +279,8 @@ def _play(deployment: Deployment, env: Any, actor: Actor, outcome: Outcome) -> N
         outcome.latched = str(error)
     except KeyboardInterrupt:
         outcome.interrupted = True
+    finally:
+        note_loop(env.station)
     if env.station.observe().latched:
         outcome.latched = outcome.latched or (env.faults[-1] if env.faults else "the stop latched")
 
@@ -329,6 +331,16 @@ def _episode(
     result = {**about, "success": bool(success), "length": length, "end": why}
     station.note("/episode", {"event": "end", **result})
     return result
+
+
+def note_loop(station: Any) -> None:
+    """Write into the recording how the control loop fared."""
+    from hardware.errors import LinkLost
+
+    status = station.observe()
+    about = {key: getattr(status, key) for key in ("steps", "overruns", "dropped", "latched")}
+    with suppress(LinkLost):  # it has ended by itself
+        station.note("/loop", about)
 
 
 def come_to_rest(env: Any) -> None:

@@ -46,6 +46,7 @@ class Flight:
         states: stamp [t] and positions and velocities [t, 2n].
         sent: stamp [t] and positions [t, n].
         span: s from the first message to the last.
+        loop: what the control loop said at the end: periods, overruns, whether it latched.
     """
 
     meta: dict[str, Any]
@@ -56,6 +57,7 @@ class Flight:
     states: tuple[np.ndarray, np.ndarray] = (np.zeros(0), np.zeros((0, 0)))
     sent: tuple[np.ndarray, np.ndarray] = (np.zeros(0), np.zeros((0, 0)))
     span: float = 0.0
+    loop: dict[str, Any] = field(default_factory=dict)
 
 
 def read_flight(path: str | Path, pictures: bool = False) -> Flight:
@@ -91,10 +93,11 @@ def read_flight(path: str | Path, pictures: bool = False) -> Flight:
                 note = json.loads(message["data"])
                 number = note["episode"]
                 flight.episodes.setdefault(number, {}).update(note)
+            elif topic == "/loop":
+                flight.loop = json.loads(message["data"])
             elif topic == "/step":
                 note = json.loads(message["data"]) | {"episode": number, "stamp": stamp}
-                if pictures:
-                    note["pictures"] = _newest(shown, note["observed"])
+                note["pictures"] = _newest(shown, note["observed"]) if pictures else {}
                 flight.steps.append(note)
             elif pictures and kind == recorder.IMAGE:
                 shown.setdefault(topic.split("/")[1], []).append((stamp, message))
