@@ -124,10 +124,14 @@ class Outcome:
         return sum(episode["success"] for episode in self.episodes)
 
 
-def parse(overrides: Sequence[str]) -> Deployment:
+def parse(overrides: Sequence[str], policy: str = "") -> Deployment:
     """A deployment from `key=value` words.
 
     A run that was trained on an arm says task, rate, mode and horizon itself.
+
+    Args:
+        overrides: the words.
+        policy: instead of the word `policy=`, for one that is none.
 
     Raises:
         UserError: an unknown key, or a value of the wrong type.
@@ -141,6 +145,8 @@ def parse(overrides: Sequence[str]) -> Deployment:
         if key not in types:
             raise UserError(f"embodied deploy has no {key!r}; {registry.nearest(key, types)}")
         values[key] = _value(key, text, types[key])
+    if policy:
+        return Deployment(**{**values, "policy": policy})
     if "policy" not in values:
         raise UserError("say which policy: embodied deploy policy=RUN robot=panda_twin")
     return Deployment(**_trained(values["policy"]) | values)

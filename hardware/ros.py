@@ -113,12 +113,12 @@ class RosDriver:
 
     def deactivate(self) -> None:
         """Asks the robot to hold by itself; one that cannot be reached does so by its watchdog."""
-        with contextlib.suppress(LinkLost, TimeoutError):
+        with contextlib.suppress(LinkLost):
             self._ask(self._topics.disarm)
 
     def halt(self) -> None:
         """Asks the robot to stop; one that cannot be reached does so by its watchdog."""
-        with contextlib.suppress(LinkLost, TimeoutError):
+        with contextlib.suppress(LinkLost):
             self._ask(self._topics.halt)
 
     def read(self) -> RobotState:
@@ -188,7 +188,10 @@ class RosDriver:
     def _ask(self, service: str) -> None:
         if not service:
             return
-        answer = self._wire.call(service, messages.TRIGGER, {}, _SERVICE)
+        try:
+            answer = self._wire.call(service, messages.TRIGGER, {}, _SERVICE)
+        except TimeoutError as error:
+            raise LinkLost(f"{self.spec.name}: {error}") from error
         if not answer.get("success"):
             raise HardwareError(f"{self.spec.name} refuses {service}: {answer.get('message')}")
 
