@@ -15,6 +15,7 @@ Train robot policies in simulation, resume to the bit, publish numbers with inte
   embodied train method=wsrl env=metaworld/door-open-v3 data=scripted seed=1
   embodied eval policy=runs/wsrl-metaworld-door-open-v3-1 episodes=50
   embodied report runs/wsrl-metaworld-door-open-v3-1
+  embodied deploy policy=runs/sac-real-panda_twin-0 robot=panda_twin transport=zenoh
 """
 
 TRAIN = """\

@@ -110,13 +110,15 @@ class Outcome:
         directory: of recording and report.
         episodes: one dict each: seed, success, length, why it ended.
         interrupted: by Ctrl-C.
-        latched: why the stop latched, or an empty text.
+        problem: what ended it early, or an empty text.
+        latched: whether the stop is latched.
     """
 
     directory: Path
     episodes: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
-    latched: str = ""
+    problem: str = ""
+    latched: bool = False
 
     @property
     def successes(self) -> int:
@@ -177,10 +179,11 @@ def _trained(policy: str) -> dict[str, Any]:
 
 
 def deploy(deployment: Deployment) -> Outcome:
-    """Run the policy, record, report.
+    """Run the policy and record it.
 
     Raises:
-        UserError: the policy does not fit, the robot is not there, or its stop latched.
+        UserError: the policy does not fit, or the robot is not there. What goes wrong later is in
+            the outcome: its recording is worth a look.
     """
     from hardware.errors import HardwareError
 
@@ -267,6 +270,7 @@ def _fits(actor: Actor, env: Any) -> None:
 def _play(deployment: Deployment, env: Any, actor: Actor, outcome: Outcome) -> None:
     from embodied.report.live import StatusLine
     from envs.real_arm import ResetFailed
+    from hardware.errors import HardwareError
 
     streams, broken = Streams(deployment.seed), 0
     end = time.monotonic() + (deployment.seconds or float("inf"))
@@ -279,16 +283,15 @@ def _play(deployment: Deployment, env: Any, actor: Actor, outcome: Outcome) -> N
                 latched = env.station.observe().latched
                 if latched or broken >= BREAKS or time.monotonic() >= end:
                     break
-    except ResetFailed as error:
-        if not env.station.observe().latched:
-            raise
-        outcome.latched = str(error)
+    except (ResetFailed, HardwareError) as error:
+        outcome.problem = str(error)
     except KeyboardInterrupt:
         outcome.interrupted = True
     finally:
         note_loop(env.station)
-    if env.station.observe().latched:
-        outcome.latched = outcome.latched or (env.faults[-1] if env.faults else "the stop latched")
+    outcome.latched = env.station.observe().latched
+    if env.faults and (outcome.latched or broken >= BREAKS):
+        outcome.problem = outcome.problem or env.faults[-1]
 
 
 def _episode(
@@ -386,7 +389,9 @@ def command(overrides: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"stopped after {count} whole episodes; the arm is at rest")
     if outcome.latched:
         raise Stopped(
-            f"{outcome.latched}. Look at the arm; when it is safe: embodied hardware reset "
-            f'robot={deployment.robot} reason="what happened, and why it is safe now"'
+            f"{outcome.problem or 'the stop latched'}. Look at the arm; when it is safe: embodied "
+            f'hardware reset robot={deployment.robot} reason="what happened, and why it is safe now"'
         )
+    if outcome.problem:
+        raise UserError(outcome.problem)
     return 0

@@ -145,7 +145,7 @@ def test_a_recording_is_not_overwritten(here):
 
 def test_a_policy_of_other_shapes_is_refused_by_both_names(here):
     run = embodied.build(
-        *("method=sac", "env=maze/point-v0", "method.hidden=[8,8]", "method.online_steps=4"),
+        *("method=sac", "env=maze/point-v0", "method.hidden=[8,8]", "method.online_steps=6"),
         *("method.random_steps=4", "report=false", "trainer.tensorboard=false", "run=maze"),
         "evaluation.episodes=1",
     )
