@@ -388,9 +388,10 @@ def command(overrides: Sequence[str]) -> int:
     if outcome.interrupted:
         raise KeyboardInterrupt(f"stopped after {count} whole episodes; the arm is at rest")
     if outcome.latched:
+        why = outcome.problem or "the stop latched"
         raise Stopped(
-            f"{outcome.problem or 'the stop latched'}. Look at the arm; when it is safe: embodied "
-            f'hardware reset robot={deployment.robot} reason="what happened, and why it is safe now"'
+            f"{why}. Look at the arm; when it is safe: embodied hardware reset "
+            f'robot={deployment.robot} reason="what happened, and why it is safe now"'
         )
     if outcome.problem:
         raise UserError(outcome.problem)
