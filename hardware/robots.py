@@ -41,6 +41,7 @@ from hardware.wire import Qos, Wire
 TWINS = ("panda_twin",)
 TRANSPORTS = ("local", "zenoh", "rosbridge", "rclpy")
 PORTS = {"zenoh": 7447, "rosbridge": 9090}
+_LOST = 0.5  # s without a joint state
 _SWITCH = Qos(reliable=False, depth=1)
 _KEYS = ("name", "limits", "changes", "home", "command_rate", "fingers", "cameras")
 _KEYS += ("enabling_switch", "topics", "simulated")
@@ -229,7 +230,8 @@ def connected(arm: Arm, wire: Wire | None) -> Robot:
     if not arm.spec.simulated:
         deadman = Deadman()
         wire.subscribe(arm.switch, "std_msgs/msg/Bool", _pressing(deadman), _SWITCH)
-    driver = RosDriver(arm.spec, wire, arm.topics, fingers=arm.fingers)
+    lost = max(_LOST, 2.0 * arm.limits.observation_age)
+    driver = RosDriver(arm.spec, wire, arm.topics, fingers=arm.fingers, lost=lost)
     return Robot(driver, arm.limits, deadman=deadman)
 
 

@@ -27,7 +27,6 @@ from hardware.types import RobotState, Spec
 from hardware.wire import COMMAND, SENSOR, STATE, Message, Wire
 
 _FIRST = 5.0  # s for the first joint state to arrive
-_LOST = 0.5  # s without one
 _SERVICE = 1.0  # s for an answer
 _OPENING = 1e-3  # m; smaller changes of the gripper are not sent
 
@@ -58,6 +57,7 @@ class RosDriver:
         topics: Topics | None = None,
         *,
         fingers: tuple[str, ...] = (),
+        lost: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -68,11 +68,12 @@ class RosDriver:
             wire: a transport that reaches it; closed with the driver.
             topics: its names.
             fingers: the gripper's joints in its joint states.
+            lost: s without a joint state, after which the link counts as lost.
             clock: s.
             wall: s since 1970, for the stamps of what is sent.
         """
         self.spec, self._wire, self._topics = spec, wire, topics or Topics()
-        self._fingers, self._clock, self._wall = fingers, clock, wall
+        self._fingers, self._lost, self._clock, self._wall = fingers, lost, clock, wall
         self._lock = threading.Lock()
         self._state: RobotState | None = None
         self._wrench: np.ndarray | None = None
@@ -130,7 +131,7 @@ class RosDriver:
         with self._lock:
             state = self._state
             age = self._clock() - state.stamp
-            if age > _LOST:
+            if age > self._lost:
                 why = f"; {self._problem}" if self._problem else ""
                 raise LinkLost(f"{self.spec.name}: no joint state for {age:.2f} s{why}")
             fields = {**vars(state), "wrench": self._wrench, "images": dict(self._images)}
