@@ -27,7 +27,7 @@ from hardware.types import RobotState, Spec
 from hardware.wire import COMMAND, SENSOR, STATE, Message, Wire
 
 _FIRST = 5.0  # s for the first joint state to arrive
-_SERVICE = 1.0  # s for an answer
+_SERVICE = (1.0, 4.0)  # s for an answer, at least and at most
 _OPENING = 1e-3  # m; smaller changes of the gripper are not sent
 
 
@@ -74,6 +74,7 @@ class RosDriver:
         """
         self.spec, self._wire, self._topics = spec, wire, topics or Topics()
         self._fingers, self._lost, self._clock, self._wall = fingers, lost, clock, wall
+        self._patience = min(max(lost, _SERVICE[0]), _SERVICE[1])
         self._lock = threading.Lock()
         self._state: RobotState | None = None
         self._wrench: np.ndarray | None = None
@@ -190,7 +191,7 @@ class RosDriver:
         if not service:
             return
         try:
-            answer = self._wire.call(service, messages.TRIGGER, {}, _SERVICE)
+            answer = self._wire.call(service, messages.TRIGGER, {}, self._patience)
         except TimeoutError as error:
             raise LinkLost(f"{self.spec.name}: {error}") from error
         if not answer.get("success"):

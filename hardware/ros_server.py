@@ -20,6 +20,7 @@ from hardware.ros import Topics
 from hardware.types import Cause, Command, Lifecycle, RobotState
 from hardware.wire import COMMAND, SENSOR, STATE, Goal, GoalStatus, Message, Wire
 
+_YIELD = 1e-4  # s between steps that are all late, for services that wait for the lock
 _SLOW_CLOCK = 60.0  # s after which the fastest message is looked for anew: clocks drift
 
 
@@ -135,8 +136,7 @@ class RobotServer:
             late = time.monotonic() - deadline
             if late > 0:
                 deadline += period * np.floor(late / period)
-            else:
-                time.sleep(-late)
+            time.sleep(max(-late, _YIELD))
 
     def close(self) -> None:
         """Stops the robot and ends the wire."""

@@ -107,10 +107,9 @@ def test_messages_are_looked_at(change, row):
     assert row in bad if row else not bad - {"arrival", "rate of states"}, rows
 
 
-def test_a_service_that_does_not_answer_is_a_lost_link(monkeypatch):
+def test_a_service_that_does_not_answer_is_a_lost_link():
     made, wire = arm(), LocalWire(Bus())
     driver = RosDriver(made.spec, wire)
-    monkeypatch.setattr("hardware.ros._SERVICE", 0.1)
     with pytest.raises(LinkLost, match="nobody serves /arm"):
         driver.activate()
     driver.halt()  # whatever happens
