@@ -87,6 +87,8 @@ class Deployment:
         for name in ("episodes", "rate", "horizon", "image_size"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.obs not in ("state", "both"):
+            raise UserError(f"obs={self.obs}: say state or both")
 
     @property
     def robot_options(self) -> dict[str, Any]:
@@ -213,6 +215,11 @@ def opened(deployment: Deployment, directory: Path, policy: Mapping[str, Any]) -
 
     options, address = deployment.robot_options, deployment.address
     arm = find(deployment.robot, **options)
+    try:  # before anything is started
+        scene, _ = make_scene(deployment.task, arm.limits, arm.home)
+        actions = ActionSpace(deployment.mode)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     with ExitStack() as stack:
         if deployment.transport != "local" and deployment.robot in TWINS and not address:
             twin = TwinProcess(deployment.robot, deployment.transport, options=options)
@@ -229,12 +236,11 @@ def opened(deployment: Deployment, directory: Path, policy: Mapping[str, Any]) -
             functools.partial(record, directory / "run.mcap", meta),
         )
         stack.enter_context(station)
-        scene, _ = make_scene(deployment.task, arm.limits, arm.home)
         env = RealArm(
             station,
             arm.limits,
             scene=scene,
-            actions=ActionSpace(deployment.mode),
+            actions=actions,
             horizon=deployment.horizon,
             obs=deployment.obs,
             owner=f"embodied deploy {policy['name']}",

@@ -174,6 +174,8 @@ def test_a_run_brings_its_own_rate_and_task(here):
         (["policy=random", "episodes=many"], "a number"),
         (["policy=random", "robot=pandaa"], "no robot 'pandaa'"),
         (["policy=random", "rate=0"], "positive"),
+        (["policy=random", "task=fly"], "tasks are reach"),
+        (["policy=random", "obs=pixels"], "state or both"),
     ],
 )
 def test_mistakes_are_named(here, capsys, words, said):
