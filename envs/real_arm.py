@@ -352,9 +352,13 @@ class RealArm(gymnasium.Env):
         try:
             self._go_home()
         except ResetFailed:
-            if free is None:
+            if free is not None:
+                free()
+            elif self._status.latched:
                 raise
-            free()
+            else:  # the watchdog beside the robot may have disarmed it, which is not told here
+                self.station.disarm()
+                self.station.wait(_PATIENCE)
             self._arm()
             self._go_home()
 
