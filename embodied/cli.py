@@ -16,6 +16,7 @@ Train robot policies in simulation, resume to the bit, publish numbers with inte
   embodied eval policy=runs/wsrl-metaworld-door-open-v3-1 episodes=50
   embodied serve policy=runs/wsrl-metaworld-door-open-v3-1
   embodied report runs/wsrl-metaworld-door-open-v3-1
+  embodied deploy policy=runs/sac-real-panda_twin-0 robot=panda_twin transport=zenoh
 """
 
 TRAIN = """\
@@ -90,11 +91,41 @@ Whoever asks by docs/remote.md is answered: `embodied eval policy=ws://HOST:PORT
   EMBODIED_TOKEN=$(cat token) embodied eval policy=ws://gpu:8000 suite=metaworld/mt10
 """
 
+DEPLOY = """\
+  policy=WHO          a run directory, scripted, random, or ws://HOST:PORT
+  robot=panda_twin    the twin, or a YAML file of your arm (README, "On a real arm")
+  transport=local     or zenoh, rosbridge, rclpy: how the robot is reached; the twin is started
+                      behind it unless address=tcp/HOST:PORT or ws://HOST:PORT says where one is
+  episodes=5 seconds=0 seed=0       how much; seconds ends it even inside an episode
+  task=reach rate=10 horizon=50 mode="tool delta"   a run trained on an arm brings its own
+  limits=panda limits.velocity_share=0.3            what the safety envelope enforces
+  obs=both cameras=front,wrist      for policies that look; the report then has their video
+  record=DIR          where recording (run.mcap) and report go; else runs/deploy/...
+
+Ctrl-C stops the arm within its limits and closes the recording. If the stop latches, this ends and
+says how to clear it. A software stop is not an emergency stop: keep the arm's own in reach.
+
+  embodied train method=sac env=real/panda_twin method.online_steps=20000
+  embodied deploy policy=runs/sac-real-panda_twin-0 robot=panda_twin transport=zenoh
+"""
+
+HARDWARE = """\
+  embodied hardware check robot=panda_twin                     the twin in this process
+  embodied hardware check robot=lab/panda.yaml transport=zenoh address=tcp/10.0.0.2:7447
+                                                               motion=true also moves the arm
+  embodied hardware serve robot=panda_twin transport=rosbridge address=ws://127.0.0.1:9090
+  embodied hardware reset robot=panda_twin reason="the cable was caught; it is free"
+  embodied hardware teleop robot=panda_twin out=data/teleop episodes=5
+
+All but teleop also run as `python -m hardware ...` where only embodied[hardware] is installed.
+"""
+
 DATA = """\
   embodied data info data/door                            what is in it
   embodied data verify demos.hdf5                         every file against its checksum
   embodied data repair demos.hdf5                         keep what can be verified
   embodied data convert demos.hdf5 data/demos --to lerobot
+  embodied data convert run.mcap out=data/flight          a flight recording, as LeRobot v3
   embodied data view demos.hdf5 --html demos.html         without --html, a table
 """
 
@@ -117,6 +148,12 @@ EXTRAS = {
     "wandb": "wandb",
     "transformers": "llm",
     "tokenizers": "llm",
+    "yaml": "hardware",
+    "mcap": "hardware",
+    "rosbags": "hardware",
+    "zenoh": "hardware",
+    "cbor2": "hardware",
+    "PIL": "hardware",
 }
 """Package -> the extra of ours that installs it."""
 
@@ -223,8 +260,13 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", help="one experiment of the proof")
     reproduce.add_argument("--jobs", type=int, default=1, help="processes at a time")
     data = add("data", _data, "Look at, verify, repair or convert a dataset.", DATA)
+    deploy = add("deploy", _deploy, "Run a policy on an arm or its twin, recorded.", DEPLOY)
+    deploy.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    hardware = add("hardware", _hardware, "Check, serve, reset or teleoperate a robot.", HARDWARE)
+    hardware.add_argument("action", choices=["check", "serve", "reset", "teleop"])
+    hardware.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     data.add_argument("action", choices=["info", "verify", "repair", "convert", "view"])
-    data.add_argument("path", metavar="DATASET", help="a folder or an HDF5 file")
+    data.add_argument("path", metavar="DATASET", help="a folder, an HDF5 file or .mcap")
     data.add_argument("out", nargs="?", metavar="OUT", help="convert: where to write")
     data.add_argument("--to", metavar="FORMAT", help="convert: lerobot, robomimic, libero, minari")
     data.add_argument("--video", action="store_true", help="convert: pictures as mp4 (lerobot)")
@@ -376,6 +418,22 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return proofs.reproduce(
         arguments.method, seeds=arguments.seeds, only=arguments.only, jobs=arguments.jobs
     )
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    from embodied import deploy
+
+    return deploy.command(arguments.overrides)
+
+
+def _hardware(arguments: argparse.Namespace) -> int:
+    if arguments.action == "teleop":
+        from embodied import teleop
+
+        return teleop.command(arguments.overrides)
+    from hardware import commands
+
+    return commands.run(arguments.action, arguments.overrides)
 
 
 def _data(arguments: argparse.Namespace) -> int:

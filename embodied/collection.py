@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import envs
 from embodied import data
-from embodied.actors import SCRIPTED, is_run
+from embodied.actors import SCRIPTED, Actor, is_run
 from embodied.core.types import UserError
 from embodied.data import EmptyDataset, EpisodeWriter
 from embodied.datasets import describe_dataset, make_env, task_ids
@@ -98,6 +98,7 @@ def collect(
     successes_only: bool = False,
     timeout: float = 60.0,
     make: MakeEnv = make_env,
+    actor: Actor | None = None,
 ) -> data.Reader:
     """Record episodes, made worse on purpose as the settings ask. Each is on the disk when counted.
 
@@ -114,6 +115,7 @@ def collect(
         successes_only: leave failed episodes out and go on with the next index.
         timeout: seconds a policy server may take to answer.
         make: makes an environment from id and options.
+        actor: who acts, under the name `policy`, in this process: a person at the keyboard.
 
     Returns:
         The dataset; `dropped` says how many failed episodes it left out.
@@ -132,7 +134,8 @@ def collect(
     tasks = {task: {**envs.protocol(task), **env_args} for task in task_ids(env_id)}
     if len(tasks) > 1 and format == "libero":
         raise UserError("a LIBERO file holds one task; collect each task into a file of its own")
-    recorder = Recorder(policy, tasks, settings, format in WITH_STATES, make, timeout)
+    states = format in WITH_STATES
+    recorder = Recorder(policy, tasks, settings, states, make, timeout, actor)
     with closing(recorder):
         writer = _writer(root, env_id, recorder, format, video, successes_only)
         if workers > 1:

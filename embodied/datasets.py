@@ -49,11 +49,12 @@ def task_ids(name: str) -> list[str]:
     Raises:
         UnknownTask: there is neither a suite nor an environment of this name.
     """
-    if name in envs.tasks():
+    single = [*envs.tasks(), *envs.tasks("real")]
+    if name in single or name.startswith("real/"):  # an arm of a lab's own is in no list
         return [name]
     if name in envs.suite_names():
         return list(dict.fromkeys(envs.suite(name)))
-    known = [*envs.suite_names(), *envs.tasks()]
+    known = [*envs.suite_names(), *single]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
     raise envs.UnknownTask(f"no suite or environment {name!r}; nearest are {', '.join(near)}")
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from embodied import data
+from embodied import data, flights
 from embodied.core.types import UserError
 from embodied.data.formats import Reader
+from embodied.flights import is_flight
 
 EPISODES_SHOWN = 20  # rows of a printed table from each end
 
@@ -22,6 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    if is_flight(arguments.path):
+        for key, value in flights.info(arguments.path).items():
+            print(f"{key}: {value}")
+        return 0
     from embodied.datasets import describe_dataset
 
     dataset = data.open_dataset(arguments.path, verify=False)
@@ -53,13 +58,18 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    flight = is_flight(arguments.path)
+    if flight and not arguments.to:
+        arguments.to = "lerobot"
+    if arguments.out:
+        arguments.out = arguments.out.removeprefix("out=")
     if not arguments.out or not arguments.to:
         raise UserError(
             "say where to and which format: embodied data convert DATASET OUT --to FORMAT, "
             f"FORMAT one of {', '.join(data.FORMATS)}"
         )
     with _bar("converting") as advance:
-        new = data.convert(
+        new = (flights.convert if flight else data.convert)(
             arguments.path, arguments.out, arguments.to, advance, video=arguments.video
         )
     print(f"embodied: {new.num_episodes} episodes, {new.num_frames} frames in {arguments.out}")

@@ -61,6 +61,7 @@ class Recorder:
         states: keep the simulator's state before each step.
         make: makes an environment.
         timeout: seconds a policy server may take to answer.
+        actor: who acts, instead of the policy of that name.
     """
 
     policy: str
@@ -69,6 +70,7 @@ class Recorder:
     states: bool = False
     make: MakeEnv = make_env
     timeout: float = 60.0
+    actor: Actor | None = None
     _actor: Actor | None = field(default=None, init=False)
     _task: str = field(default="", init=False)
     _env: Any = field(default=None, init=False)
@@ -76,7 +78,7 @@ class Recorder:
     def enter(self, task: str) -> Any:
         """The environment of a task, the policy made too."""
         if self._actor is None:
-            self._actor = make_actor(self.policy, self.timeout)
+            self._actor = self.actor or make_actor(self.policy, self.timeout)
         if task != self._task:
             self._leave()
             self._env, self._task = self.make(task, self.tasks[task]), task
@@ -133,6 +135,7 @@ class Recorder:
                 row["states"] = env.unwrapped.simulator_state()
             row["action"] = np.asarray(policy.act(observation), np.float32)
             observation, reward, terminated, truncated, info = env.step(row["action"])
+            row["action"] = np.asarray(info.get("action", row["action"]), np.float32)
             ended = bool(terminated or truncated)
             yield (
                 row

@@ -1,4 +1,4 @@
-"""Simulated environments behind one small contract.
+"""Simulated environments, and arms, behind one small contract.
 
     import envs
     env = envs.make("metaworld/door-open-v3", reward="sparse", horizon=200)
@@ -8,6 +8,7 @@
 Every environment promises: `reset(seed=s)` alone determines the episode; `get_state` and
 `set_state` continue an episode bit for bit in a fresh object or process; actions lie in [-1, 1];
 `info["success"]` is a bool. `envs.check_env` tests these promises on any gymnasium environment.
+An arm (`real/...`, see `envs.twin_arm`) cannot promise the first two: it is led home, not put back.
 
 Importing this package imports no simulator. It also registers each id with gymnasium under the
 namespace `embodied`, with `/` written as `-`:

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from envs.base import EnvsError
+from envs.base import EnvsError, Options, RenderError
 from hardware.action_space import ActionSpace
 from hardware.limits import Limits
 from hardware.loop import Timing
@@ -100,14 +100,23 @@ class Scene:
         sense: more numbers of the scene for the state, [k] (an object's pose, from a tracker or
             the simulator); None adds none.
         prepare: lays out the scene from an episode's seed, once the arm is home.
+        reward: of a step, from a status; None is 1 on success and else 0.
+        free: brings back a simulated arm whose stop latched, or that is stuck; None leaves it to a
+            person, as it must be where there is an arm.
+        picture: draws the scene; None shows the first camera's newest picture.
         instruction: what to do, in words.
+        task: its name.
     """
 
     home: np.ndarray | None = None
     success: Callable[[Status], bool] | None = None
     sense: Callable[[], np.ndarray] | None = None
     prepare: Callable[[np.random.Generator], None] | None = None
+    reward: Callable[[Status], float] | None = None
+    free: Callable[[], None] | None = None
+    picture: Callable[[], np.ndarray] | None = None
     instruction: str = ""
+    task: str = "none"
 
 
 class RealArm(gymnasium.Env):
@@ -119,7 +128,9 @@ class RealArm(gymnasium.Env):
 
     Attributes:
         autonomy: how much was done without help, since this was made.
+        faults: the latched stops that ended episodes, oldest first.
         instruction: what to do, in words.
+        options: those all environments share, as far as they apply.
         identity: what results from here depend on.
     """
 
@@ -134,6 +145,7 @@ class RealArm(gymnasium.Env):
         actions: ActionSpace | None = None,
         horizon: int = 100,
         obs: str = "state",
+        terminate_on_success: bool = True,
         operator: Operator | None = None,
         patience: float = 0.0,
         owner: str = "embodied",
@@ -147,6 +159,7 @@ class RealArm(gymnasium.Env):
             actions: what actions mean; tool deltas by default.
             horizon: steps until truncation.
             obs: "state", or "both" for a dict with the pictures of all cameras besides.
+            terminate_on_success: end the episode at its first success.
             operator: who may intervene and lays out the scene.
             patience: s that a reset waits for a latched stop to be cleared.
             owner: who commands, for messages to others.
@@ -157,10 +170,22 @@ class RealArm(gymnasium.Env):
         period = station.timing.action_period
         self.scene, self.actions = scene or Scene(), actions or ActionSpace()
         self.autonomy, self.instruction = Autonomy(), self.scene.instruction
-        self.render_mode = "rgb_array" if station.spec.cameras else None
+        self.faults: list[str] = []
+        drawn = station.spec.cameras or self.scene.picture
+        self.render_mode = "rgb_array" if drawn else None
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / period)}
+        self.options = Options(obs=obs, horizon=horizon, terminate_on_success=terminate_on_success)
         self.identity = {
-            "id": f"real/{station.spec.name}",
-            "kwargs": {"obs": obs, "mode": self.actions.mode, "period": period, "horizon": horizon},
+            "id": f"real/{station.spec.name.replace(' ', '_')}",
+            "kwargs": {
+                "task": self.scene.task,
+                "obs": obs,
+                "reward": "sparse" if self.scene.reward is None else "dense",
+                "terminate_on_success": terminate_on_success,
+                "mode": self.actions.mode,
+                "period": period,
+                "horizon": horizon,
+            },
         }
         self._period, self._obs, self._operator = period, obs, operator
         self._slot = 0.0  # when the present action began
@@ -169,7 +194,7 @@ class RealArm(gymnasium.Env):
         home = self._status.state.position if self.scene.home is None else self.scene.home
         self._home = np.array(home, float)
         self._target, self._elapsed, self._over = self._home, 0, True
-        state = Box(-np.inf, np.inf, self._state().shape, np.float32)
+        state = Box(-np.inf, np.inf, self.state_observation().shape, np.float32)
         self.observation_space: Box | Dict = state
         if obs == "both":
             pictures = {
@@ -192,10 +217,7 @@ class RealArm(gymnasium.Env):
             ResetFailed: the stop is latched and was not cleared in time, or the arm is stuck.
         """
         super().reset(seed=seed)
-        self._wait_for_operator()
-        if self._status.lifecycle != Lifecycle.ACTIVE:
-            self._arm()
-        self._go_home()
+        self._bring_home()
         if self._operator is not None:
             self.station.disarm()  # nothing moves while hands are in the scene
             self._operator.lay_out()
@@ -206,7 +228,7 @@ class RealArm(gymnasium.Env):
         self._status = self.station.observe()
         self._target, self._elapsed, self._over = self._status.state.position.copy(), 0, False
         self.autonomy.episodes += 1
-        return self._observation(), {"success": False, "instruction": self.instruction}
+        return self.observation(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Moves for one period.
@@ -215,9 +237,9 @@ class RealArm(gymnasium.Env):
             action: [width] in [-1, 1]; an operator who intervenes decides instead.
 
         Returns:
-            Observation, reward (1 on success, else 0), terminated, truncated and an info with
-            `success`; `action`, what was executed; `intervened`; `limits`, those that acted; and
-            `broken` if the stop was latched: such a step must not be learnt from.
+            Observation, reward, terminated, truncated and an info with `success`; `action`, what
+            was executed; `intervened`; `limits`, those that acted; and `broken`, whether the robot
+            stopped: such a step must not be learnt from.
 
         Raises:
             ValueError: the action is not finite or has the wrong shape.
@@ -240,26 +262,39 @@ class RealArm(gymnasium.Env):
         self.autonomy.steps += 1
         self.autonomy.intervened += asked is not None
         broken = status.lifecycle != Lifecycle.ACTIVE
-        self.autonomy.stops += broken
+        if broken:
+            self.autonomy.stops += 1
+            self.faults.append(f"{self.identity['id']}: {_why(status, before)}")
         # what the envelope did not follow is not asked for again at the next step
         self._target = status.sent if status.counts != before.counts else targets[0, : self._joints]
         success = not broken and self.scene.success is not None and self.scene.success(status)
         truncated = broken or self._elapsed >= self.horizon
-        self._over = bool(success or truncated)
+        terminated = bool(success and self.options.terminate_on_success)
+        self._over = bool(terminated or truncated)
+        reward = float(success)
+        if self.scene.reward is not None and not broken:
+            reward = float(self.scene.reward(status))
         info = {
             "success": bool(success),
             "action": np.clip(action, -1.0, 1.0),
             "intervened": asked is not None,
             "limits": {str(c): k - before.counts.get(c, 0) for c, k in status.counts.items()},
+            "broken": bool(broken),
         }
-        if broken:
-            info["broken"] = True
-        return self._observation(), float(success), bool(success), bool(truncated), info
+        return self.observation(), reward, terminated, bool(truncated), info
 
-    def render(self) -> np.ndarray | None:
-        """Returns the newest picture of the first camera."""
+    def render(self) -> np.ndarray:
+        """Returns the scene's picture, or the newest one of the first camera.
+
+        Raises:
+            RenderError: there is neither.
+        """
+        if self.scene.picture is not None:
+            return self.scene.picture()
         images = self.station.observe().state.images
-        return next(iter(images.values()))[1] if images else None
+        if not images:
+            raise RenderError(f"{self.identity['id']} has no camera")
+        return next(iter(images.values()))[1]
 
     def close(self) -> None:
         """Gives the robot back; the station stays."""
@@ -285,7 +320,8 @@ class RealArm(gymnasium.Env):
         self.station.arm(self._owner)
         self._slot = self.station.now()
 
-    def _state(self) -> np.ndarray:
+    def state_observation(self) -> np.ndarray:
+        """Returns the flat state `float32[state_dim]` of this moment."""
         state = self._status.state
         position, rotation = self.limits.chain.tool(state.position)
         parts = [state.position, state.velocity, position, rotation[:, :2].T.ravel()]
@@ -294,14 +330,37 @@ class RealArm(gymnasium.Env):
             parts.append(self.scene.sense())
         return np.concatenate(parts).astype(np.float32)
 
-    def _observation(self) -> Any:
+    def observation(self) -> Any:
+        """Returns the present observation once more."""
         if self._obs == "state":
-            return self._state()
+            return self.state_observation()
         pictures = self._status.state.images
         return {
-            "state": self._state(),
+            "state": self.state_observation(),
             **{f"pixels.{c.name}": pictures[c.name][1] for c in self.station.spec.cameras},
         }
+
+    def _bring_home(self) -> None:
+        """Leads the arm home, once it may move; a simulated one that is stuck is freed."""
+        self._status = self.station.observe()
+        free = self.scene.free
+        if free is not None and self._status.latched:
+            free()
+        self._wait_for_operator()
+        if self._status.lifecycle != Lifecycle.ACTIVE:
+            self._arm()
+        try:
+            self._go_home()
+        except ResetFailed:
+            if free is not None:
+                free()
+            elif self._status.latched:
+                raise
+            else:  # the watchdog beside the robot may have disarmed it, which is not told here
+                self.station.disarm()
+                self.station.wait(_PATIENCE)
+            self._arm()
+            self._go_home()
 
     def _wait_for_operator(self) -> None:
         """Waits while the stop is latched; only a person can clear it."""
@@ -310,8 +369,9 @@ class RealArm(gymnasium.Env):
         while self._status.latched:
             if waited >= self._patience:
                 raise ResetFailed(
-                    f"{self.identity['id']}: the stop is latched. Look at the arm, then clear it "
-                    "with `Robot.reset_stop`, giving a reason"
+                    f"{self.identity['id']}: the stop is latched. Look at the arm, then clear it, "
+                    "giving a reason: embodied hardware reset robot=... reason=... "
+                    "(`Robot.reset_stop`)"
                 )
             time.sleep(_PATIENCE)
             waited += _PATIENCE
@@ -341,3 +401,10 @@ class RealArm(gymnasium.Env):
             f"{self.identity['id']}: the arm is {off:.3f} rad from home"
             + ("; its stop is latched" if self._status.latched else " and does not get nearer")
         )
+
+
+def _why(status: Status, before: Status) -> str:
+    """Which limits acted in the step that ended an episode."""
+    acted = [str(c) for c, k in status.counts.items() if k > before.counts.get(c, 0)]
+    what = "its stop latched" if status.latched else "it stopped and must be armed again"
+    return f"{what} ({', '.join(acted) or 'nobody said why'})"

@@ -56,12 +56,16 @@ _TASKS = {
     "libero": tuple(f"{suite}/{i}" for suite, count in _LIBERO.items() for i in range(count)),
     "maze": ("point-v0",),
 }
+_ARMS = {"real": ("panda_twin",)}
+"""They cannot be put back into a state, and an episode of theirs begins where the arm came to rest:
+of the contract they keep all but exact seeding and saving."""
 _ADAPTERS = {
     "metaworld": ("envs.metaworld", "MetaWorldEnv"),
     "dm_control": ("envs.dmcontrol", "DMControlEnv"),
     "robosuite": ("envs.robosuite", "RobosuiteEnv"),
     "libero": ("envs.libero", "LiberoEnv"),
     "maze": ("envs.maze", "PointMaze"),
+    "real": ("envs.twin_arm", "TwinArm"),
 }
 _PACKAGES = {
     "metaworld": ("metaworld", "mujoco", "gymnasium"),  # Meta-World stands on gymnasium's MujocoEnv
@@ -69,18 +73,20 @@ _PACKAGES = {
     "robosuite": ("robosuite", "mujoco"),
     "libero": ("hf-libero", "robosuite", "mujoco"),
     "maze": (),
+    "real": ("mujoco",),
 }
 
 
 def tasks(suite: str | None = None) -> list[str]:
-    """Returns the known ids, all of them or those of one suite.
+    """Returns the known ids, all simulated ones or those of one suite ("real": the arms).
 
     Raises:
         UnknownTask: there is no such suite.
     """
-    if suite is not None and suite not in _TASKS:
-        raise UnknownTask(f"no suite {suite!r}; there are {', '.join(_TASKS)}")
-    return [f"{s}/{name}" for s in _TASKS if suite in (None, s) for name in _TASKS[s]]
+    known = _TASKS | _ARMS
+    if suite is not None and suite not in known:
+        raise UnknownTask(f"no suite {suite!r}; there are {', '.join(known)}")
+    return [f"{s}/{name}" for s in (_TASKS if suite is None else (suite,)) for name in known[s]]
 
 
 def split_id(env_id: str) -> tuple[str, str]:
@@ -90,9 +96,9 @@ def split_id(env_id: str) -> tuple[str, str]:
         UnknownTask: with the nearest known ids in the message.
     """
     suite, _, task = env_id.partition("/")
-    if task in _TASKS.get(suite, ()):
+    if task in (_TASKS | _ARMS).get(suite, ()):
         return suite, task
-    near = difflib.get_close_matches(env_id, tasks(), n=3, cutoff=0.0)
+    near = difflib.get_close_matches(env_id, [*tasks(), *tasks("real")], n=3, cutoff=0.0)
     raise UnknownTask(
         f"no environment {env_id!r}; nearest are {', '.join(near)} (envs.tasks() lists all)"
     )
@@ -120,7 +126,7 @@ def make(
 
     Args:
         env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>`, `robosuite/<Task>`,
-            `libero/<suite>/<index>` or `maze/point-v0`.
+            `libero/<suite>/<index>`, `maze/point-v0` or `real/panda_twin`.
         obs: "state", a flat float32 vector; "pixels", uint8 `[image_size, image_size, 3]`; or
             "both", a dict with these as `state` and `pixels`.
         reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
@@ -140,8 +146,8 @@ def make(
         render_size: height and width of the image from `render()`.
         frame_stack: observe so many observations at once; see `envs.wrappers.FrameStack`.
         action_chunk: take so many actions at once; see `envs.wrappers.ActionChunk`.
-        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, robosuite
-            and LIBERO those of `RobosuiteEnv` and `LiberoEnv`.
+        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, robosuite,
+            LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv` and `TwinArm`.
 
     Raises:
         UnknownTask: the id is unknown.
@@ -184,10 +190,12 @@ def describe(env: Any) -> dict[str, Any]:
     """
     env = layer(env, "identity") or env.unwrapped  # a vector environment has wrappers of its own
     identity = env.identity
-    suite, _ = split_id(identity["id"])
+    suite = identity["id"].partition("/")[0]
+    known = identity["id"] in tasks(suite)  # an arm of a lab's own is in no list
+    packages = _PACKAGES[suite] if known else ()
     described = {
         **identity,
-        "versions": {package: metadata.version(package) for package in _PACKAGES[suite]},
+        "versions": {package: metadata.version(package) for package in packages},
         "revision": REVISION,
     }
     look: dict[str, Any] = {"render": env.options.render}

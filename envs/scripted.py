@@ -104,6 +104,8 @@ def expert(env: Any) -> Expert:
         return MazeExpert(getattr(env, "envs", [env])[0])
     if suite == "robosuite":
         return robosuite_expert.expert(env)
+    if suite == "real":
+        return _arm_expert(env)
     if suite == "libero":
         env = getattr(env, "envs", [env])[0]
         return SkillExpert(env, libero_expert.planner(env))
@@ -111,6 +113,15 @@ def expert(env: Any) -> Expert:
         f"{env.identity['id']} has no scripted expert; all other suites have. "
         "Collect its data with a trained policy."
     )
+
+
+def _arm_expert(env: Any) -> Expert:
+    from envs.arm_tasks import ReachExpert
+
+    env = getattr(env, "envs", [env])[0]
+    if env.identity["kwargs"].get("task") != "reach":
+        raise UnknownTask(f"{env.identity['id']} has an expert for task=reach only")
+    return ReachExpert(env.actions)
 
 
 class NoisyExpert:

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs import batch
 from envs.base import SimEnv, bounded, finite
-from envs.registry import make
+from envs.registry import make, split_id
 from envs.workers import WorkerError, Workers
 
 
@@ -45,8 +45,11 @@ def make_vec(
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}")
     one = functools.partial(make, env_id, **kwargs)
+    arm = split_id(env_id)[0] == "real"
+    if arm and mode == "async":
+        raise ValueError(f'{env_id} is stepped in this process: mode="sync"')
     if mode == "sync":
-        return SyncVector(one, num)
+        return (SyncVector if arm else SavedVector)(one, num)
     if mode == "async":
         return AsyncVector(one, num, timeout=timeout)
     raise ValueError(f'mode must be "sync" or "async", got {mode!r}')
@@ -96,7 +99,7 @@ class _Vector(VectorEnv):
 
 
 class SyncVector(_Vector):
-    """Environments stepped one after another in this process."""
+    """Environments stepped one after another in this process; they need not be saved."""
 
     def __init__(self, make_one: Callable[[], SimEnv], num: int) -> None:
         self.envs = [make_one() for _ in range(num)]
@@ -149,15 +152,10 @@ class SyncVector(_Vector):
         """Returns the flat states `float32[num, state_dim]`, for experts in pixel environments."""
         return np.stack([env.state_observation() for env in self.envs])
 
-    def get_state(self) -> list[dict[str, Any]]:
-        """Returns one state per environment."""
-        return [env.get_state() for env in self.envs]
-
-    def set_state(self, states: list[dict[str, Any]]) -> None:
-        """Continues from states that `get_state` returned."""
-        for i, (env, state) in enumerate(zip(self.envs, states, strict=True)):
-            env.set_state(state)
-            self._last[i] = env.observation()
+    @property
+    def faults(self) -> list[str]:
+        """What broke episodes, oldest first; simulators here end the process instead."""
+        return [fault for env in self.envs for fault in getattr(env, "faults", ())]
 
     def render(self) -> tuple[np.ndarray | None, ...]:
         """Returns one image per environment."""
@@ -167,6 +165,20 @@ class SyncVector(_Vector):
         """Closes the environments."""
         for env in self.envs:
             env.close()
+
+
+class SavedVector(SyncVector):
+    """The same of environments whose states can be taken out and put back."""
+
+    def get_state(self) -> list[dict[str, Any]]:
+        """Returns one state per environment."""
+        return [env.get_state() for env in self.envs]
+
+    def set_state(self, states: list[dict[str, Any]]) -> None:
+        """Continues from states that `get_state` returned."""
+        for i, (env, state) in enumerate(zip(self.envs, states, strict=True)):
+            env.set_state(state)
+            self._last[i] = env.observation()
 
 
 class AsyncVector(_Vector):

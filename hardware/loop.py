@@ -16,10 +16,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,7 +30,19 @@ from hardware.status import Board, Status
 from hardware.types import Command, Lifecycle, RobotState, Sent, Spec
 
 START_SECONDS = 60.0  # imports and connecting
-Recorder = Callable[[RobotState, Sent | None], None]
+
+
+class Recorder(Protocol):
+    """Keeps what happens; `hardware.recorder.FlightRecorder` is one. Nothing here may block."""
+
+    def __call__(self, state: RobotState, sent: Sent | None) -> None:
+        """A step of the loop."""
+
+    def note(self, topic: str, content: Mapping[str, Any]) -> None:
+        """Plain JSON from the policy's process."""
+
+    def close(self) -> None:
+        """The loop has ended."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +82,11 @@ class ControlLoop:
         Args:
             robot: connected; `arm` activates it.
             timing: of the actions.
-            recorder: told of every step; must not block.
+            recorder: told of every step.
             clock: s, the robot's.
         """
         timing = timing or Timing()
-        self.robot, self._clock, self._recorder = robot, clock, recorder
+        self.robot, self._clock, self.recorder = robot, clock, recorder
         self.timeline = Timeline(timing.action_period, merge=timing.merge, fade=timing.fade)
         self.steps = self.overruns = 0
         self.state, self.sent = robot.read(), None
@@ -123,8 +135,8 @@ class ControlLoop:
                 self.sent = self.robot.command(command, self._lease)
         if self.robot.lifecycle != Lifecycle.ACTIVE and self._lease is not None:
             self.disarm()
-        if self._recorder is not None:
-            self._recorder(self.state, self.sent)
+        if self.recorder is not None:
+            self.recorder(self.state, self.sent)
         self.steps += 1
 
 
@@ -202,6 +214,10 @@ class LoopProcess:
         header = {"op": "chunk", "shape": chunk.shape, "first": first, "observed": observed}
         self._send(header, chunk.tobytes())
 
+    def note(self, topic: str, content: Mapping[str, Any]) -> None:
+        """Has something written into the recording, plain JSON, without waiting."""
+        self._send({"op": "note", "topic": topic, "content": dict(content)})
+
     def arm(self, owner: str) -> None:
         """Activates the robot. Raises HardwareError, such as when its stop is latched."""
         self._ask({"op": "arm", "owner": owner})
@@ -275,7 +291,10 @@ def _serve(
     except Exception as error:  # whatever a driver raises, its user must read it
         pipe.send_bytes(json.dumps(f"{type(error).__name__}: {error}").encode())
         return
-    with robot:
+    with contextlib.ExitStack() as stack:
+        if loop.recorder is not None:
+            stack.callback(loop.recorder.close)
+        stack.enter_context(robot)
         pipe.send_bytes(b'""')
         _run(loop, pipe, board)
 
@@ -320,6 +339,10 @@ def _obey(loop: ControlLoop, pipe: Connection, board: Board) -> bool:
         chunk = np.frombuffer(payload).reshape(header["shape"])
         with contextlib.suppress(ValueError):  # refused chunks leave the watchdog to act
             loop.add(chunk, header["first"], header["observed"])
+        return True
+    if header["op"] == "note":
+        if loop.recorder is not None:
+            loop.recorder.note(header["topic"], header["content"])
         return True
     problem = ""
     try:

@@ -14,6 +14,7 @@ first, then states, and what was left out is counted.
     /episode                std_msgs/String                  JSON: begins and ends
 """
 
+import dataclasses
 import json
 import os
 import queue
@@ -27,6 +28,8 @@ import numpy as np
 
 from hardware import cdr, messages, pictures
 from hardware.errors import HardwareError
+from hardware.limits import Limits
+from hardware.robot import Robot
 from hardware.types import Cause, RobotState, Sent, Spec
 from hardware.wire import Message
 
@@ -222,6 +225,19 @@ class FlightRecorder:
             nanoseconds,
             self._numbers[topic],
         )
+
+
+def record(path: str | Path, meta: Mapping[str, Any], robot: Robot) -> FlightRecorder:
+    """Begins a robot's recording, limits that act included; a `LoopProcess` calls it."""
+    about = {"limits": _shares(robot.limits), **robot.describe(), **meta}
+    recorder = FlightRecorder(path, robot.spec, about)
+    robot.listener = recorder.limit
+    return recorder
+
+
+def _shares(limits: Limits) -> dict[str, float]:
+    plain = {field.name: getattr(limits, field.name) for field in dataclasses.fields(limits)}
+    return {name: value for name, value in plain.items() if isinstance(value, int | float)}
 
 
 def read(path: str | Path) -> Iterator[Recorded]:

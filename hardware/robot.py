@@ -16,6 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Robot:
         latch: the stop that outlives this object.
         lifecycle: the present state.
         counts: how often each limit acted.
+        listener: told each time a limit acts, or None.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Robot:
         self.lifecycle = Lifecycle.UNCONFIGURED
         self.counts: collections.Counter[Cause] = collections.Counter()
         self._driver, self._deadman, self._clock = driver, deadman, clock
-        self._listener = listener
+        self.listener = listener
         self._envelope = safety.Envelope(limits, 1.0 / self.spec.command_rate)
         self._lock = threading.RLock()
         self._lease: str | None = None
@@ -280,6 +282,10 @@ class Robot:
                 raise StillMoving("the enabling switch is held; let it go, reset, press it again")
             self.latch.reset(reason, by or getpass.getuser())
 
+    def describe(self) -> dict[str, Any]:
+        """Returns the driver's versions and settings, for the record."""
+        return self._driver.describe()
+
     # ---------------------------------------------------------------- inside
 
     def _needs(self, what: str, *allowed: Lifecycle) -> None:
@@ -389,5 +395,5 @@ class Robot:
 
     def _note(self, cause: Cause, detail: str) -> None:
         self.counts[cause] += 1
-        if self._listener is not None:
-            self._listener(cause, detail)
+        if self.listener is not None:
+            self.listener(cause, detail)

@@ -27,8 +27,7 @@ from hardware.types import RobotState, Spec
 from hardware.wire import COMMAND, SENSOR, STATE, Message, Wire
 
 _FIRST = 5.0  # s for the first joint state to arrive
-_LOST = 0.5  # s without one
-_SERVICE = 1.0  # s for an answer
+_SERVICE = (1.0, 4.0)  # s for an answer, at least and at most
 _OPENING = 1e-3  # m; smaller changes of the gripper are not sent
 
 
@@ -58,6 +57,7 @@ class RosDriver:
         topics: Topics | None = None,
         *,
         fingers: tuple[str, ...] = (),
+        lost: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -68,11 +68,13 @@ class RosDriver:
             wire: a transport that reaches it; closed with the driver.
             topics: its names.
             fingers: the gripper's joints in its joint states.
+            lost: s without a joint state, after which the link counts as lost.
             clock: s.
             wall: s since 1970, for the stamps of what is sent.
         """
         self.spec, self._wire, self._topics = spec, wire, topics or Topics()
-        self._fingers, self._clock, self._wall = fingers, clock, wall
+        self._fingers, self._lost, self._clock, self._wall = fingers, lost, clock, wall
+        self._patience = min(max(lost, _SERVICE[0]), _SERVICE[1])
         self._lock = threading.Lock()
         self._state: RobotState | None = None
         self._wrench: np.ndarray | None = None
@@ -113,12 +115,12 @@ class RosDriver:
 
     def deactivate(self) -> None:
         """Asks the robot to hold by itself; one that cannot be reached does so by its watchdog."""
-        with contextlib.suppress(LinkLost, TimeoutError):
+        with contextlib.suppress(LinkLost):
             self._ask(self._topics.disarm)
 
     def halt(self) -> None:
         """Asks the robot to stop; one that cannot be reached does so by its watchdog."""
-        with contextlib.suppress(LinkLost, TimeoutError):
+        with contextlib.suppress(LinkLost):
             self._ask(self._topics.halt)
 
     def read(self) -> RobotState:
@@ -130,7 +132,7 @@ class RosDriver:
         with self._lock:
             state = self._state
             age = self._clock() - state.stamp
-            if age > _LOST:
+            if age > self._lost:
                 why = f"; {self._problem}" if self._problem else ""
                 raise LinkLost(f"{self.spec.name}: no joint state for {age:.2f} s{why}")
             fields = {**vars(state), "wrench": self._wrench, "images": dict(self._images)}
@@ -188,7 +190,10 @@ class RosDriver:
     def _ask(self, service: str) -> None:
         if not service:
             return
-        answer = self._wire.call(service, messages.TRIGGER, {}, _SERVICE)
+        try:
+            answer = self._wire.call(service, messages.TRIGGER, {}, self._patience)
+        except TimeoutError as error:
+            raise LinkLost(f"{self.spec.name}: {error}") from error
         if not answer.get("success"):
             raise HardwareError(f"{self.spec.name} refuses {service}: {answer.get('message')}")
 

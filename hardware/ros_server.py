@@ -54,6 +54,23 @@ class Arrivals:
         return True
 
 
+class _Turns:
+    """A lock that is had in turn: a loop that is late and never rests must not keep services out.
+
+    Nobody may take it twice.
+    """
+
+    def __init__(self) -> None:
+        self._next, self._held = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._next:  # who waits for the other holds this one, and so comes before us
+            self._held.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._held.release()
+
+
 class RobotServer:
     """Serves one robot; `step` does what is due in one period, `run` does so until stopped.
 
@@ -84,7 +101,7 @@ class RobotServer:
         self.robot, self._wire, self._clock = robot, wire, clock
         self._fingers, names = fingers, topics or Topics()
         self.arrivals, self.malformed = Arrivals(robot.limits.command_age), 0
-        self._lock = threading.RLock()
+        self._lock = _Turns()
         self._lease: str | None = None
         self._path: tuple[np.ndarray, np.ndarray, float | None] | None = None
         self._grip: float | None = None
@@ -105,7 +122,7 @@ class RobotServer:
         wire.subscribe(names.trajectory, messages.TRAJECTORY, self._follow, COMMAND)
         for name, act in ((names.arm, self._arm), (names.disarm, self._disarm)):
             wire.serve(name, messages.TRIGGER, _triggered(act))
-        wire.serve(names.halt, messages.TRIGGER, _triggered(robot.halt))
+        wire.serve(names.halt, messages.TRIGGER, _triggered(self._halt))
         wire.serve(names.stop, messages.TRIGGER, _triggered(self._stop))
         wire.serve_action(names.gripper, messages.GRIPPER, self._gripper)
 
@@ -183,8 +200,13 @@ class RobotServer:
                 self.robot.deactivate(self._lease)
             self._lease = self._path = None
 
+    def _halt(self) -> None:
+        with self._lock:
+            self.robot.halt()
+
     def _stop(self) -> None:
-        self.robot.stop("asked over the wire")
+        with self._lock:
+            self.robot.stop("asked over the wire")
 
     def _gripper(self, goal: Goal) -> tuple[GoalStatus, Message]:
         wanted = float(goal.request["command"]["position"])

@@ -27,6 +27,7 @@ HOME = (0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.785398)
 _BEHIND = 1.0  # s; further behind the clock than this, time is skipped instead of simulated
 _FREQUENCY = 40.0  # rad/s, of each joint's critically damped loop
 _FINGER = (4000.0, 400.0)  # N/m, N s/m
+_MARK = np.array([0.1, 0.7, 0.3, 0.7], np.float32)  # colour
 
 
 class MujocoTwin:
@@ -165,6 +166,42 @@ class MujocoTwin:
             "timestep": float(self.model.opt.timestep),
         }
 
+    # ---------------------------------------------------------------- only a simulation can
+
+    def place(self, position: np.ndarray, gripper: float | None = None) -> None:
+        """Puts the arm somewhere at rest, as nobody can put a real one.
+
+        Args:
+            position: rad, [n].
+            gripper: m of opening, or None to leave it.
+        """
+        import mujoco
+
+        with self._lock:
+            self.data.qpos[self._q[self._arm]] = position
+            self.data.qvel[self._v] = 0.0
+            fingers = self._q[self._arm.stop :]
+            if gripper is not None and len(fingers):
+                self.data.qpos[fingers], self._grip = gripper / len(fingers), gripper
+            mujoco.mj_forward(self.model, self.data)
+            self._hold()
+
+    def picture(
+        self, camera: Camera, marks: Sequence[Sequence[float]] = (), radius: float = 0.015
+    ) -> np.ndarray:
+        """Draws the scene now, for a person: uint8 [height, width, 3].
+
+        Args:
+            camera: which, and how large.
+            marks: m, points in the world that are drawn as balls.
+            radius: m, of the balls.
+
+        Raises:
+            HardwareError: nothing can be drawn here.
+        """
+        with self._lock:
+            return self._pictures.draw(camera, self.data, marks, radius)
+
     # ---------------------------------------------------------------- inside
 
     def _catch_up(self) -> None:
@@ -274,7 +311,7 @@ class _Pictures:
         due = [c for c in self._twin.spec.cameras if self._is_due(c, now)]
         if due:
             stamp, data = self._moment()
-            taken = {camera.name: (stamp, self._picture(camera, data)) for camera in due}
+            taken = {camera.name: (stamp, self.draw(camera, data)) for camera in due}
             self.newest = {**self.newest, **taken}
         return self.newest
 
@@ -294,14 +331,25 @@ class _Pictures:
         mujoco.mj_camlight(twin.model, data)
         return stamp, data
 
-    def _picture(self, camera: Camera, data: Any) -> np.ndarray:
+    def draw(
+        self, camera: Camera, data: Any, marks: Sequence[Sequence[float]] = (), radius: float = 0.0
+    ) -> np.ndarray:
         import mujoco
 
         size = (camera.height, camera.width)
         if size not in self._renderers:
-            self._renderers[size] = mujoco.Renderer(self._twin.model, *size)
-        self._renderers[size].update_scene(data, camera.name)
-        return self._renderers[size].render()
+            try:
+                self._renderers[size] = mujoco.Renderer(self._twin.model, *size)
+            except Exception as error:  # each GL backend raises its own type
+                raise HardwareError(f"no picture can be drawn: {error}") from error
+        renderer = self._renderers[size]
+        renderer.update_scene(data, camera.name)
+        for mark in marks:
+            ball = renderer.scene.geoms[renderer.scene.ngeom]
+            sphere, around = mujoco.mjtGeom.mjGEOM_SPHERE, np.eye(3).ravel()
+            mujoco.mjv_initGeom(ball, sphere, np.full(3, radius), np.array(mark), around, _MARK)
+            renderer.scene.ngeom += 1
+        return renderer.render()
 
     def _free(self) -> None:
         for renderer in self._renderers.values():

@@ -81,6 +81,7 @@ class EnvCollector:
         action = policy.act(observation)
         next_observation, reward, terminated, truncated, info = self.envs.step(action)
         next_observation = self._scaled(next_observation)
+        action = info.get("action", action)  # what was executed, an operator's intervention too
         no = np.zeros(self.num_envs, bool)
         success = np.asarray(info.get("success", no), bool)
         self._return += reward

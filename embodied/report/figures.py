@@ -82,7 +82,7 @@ def learning_curve(run: Run, kind: str = "svg") -> bytes | None:
     evaluations, collected = run.evaluations, collected_success(run)
     if not evaluations and not len(collected):
         return None
-    with _figure(WIDTH, 3.5) as figure:
+    with new_figure(WIDTH, 3.5) as figure:
         axes = figure.subplots()
         if not run.last["env_steps"]:
             _draw_evaluations(axes, evaluations, [e.updates for e in evaluations])
@@ -99,7 +99,7 @@ def learning_curve(run: Run, kind: str = "svg") -> bytes | None:
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
         axes.set_ylabel("success rate")
         _legend(axes)
-        return _image(figure, kind)
+        return as_image(figure, kind)
 
 
 def value_curve(run: Run, kind: str = "svg") -> bytes | None:
@@ -107,7 +107,7 @@ def value_curve(run: Run, kind: str = "svg") -> bytes | None:
     series = probe_series(run)
     if not series:
         return None
-    with _figure(WIDTH, 3.0) as figure:
+    with new_figure(WIDTH, 3.0) as figure:
         panels = figure.subplots(1, 2)
         quantities = ("q", "mean Q"), ("td", "TD error, mean square")
         for axes, (quantity, name) in zip(panels, quantities, strict=True):
@@ -122,7 +122,7 @@ def value_curve(run: Run, kind: str = "svg") -> bytes | None:
                 axes.set_yscale("log")
             axes.set_ylabel(name)
         _legend(panels[0])
-        return _image(figure, kind)
+        return as_image(figure, kind)
 
 
 def training_metrics(run: Run, kind: str = "svg", most: int = 6) -> bytes | None:
@@ -134,7 +134,7 @@ def training_metrics(run: Run, kind: str = "svg", most: int = 6) -> bytes | None
     if not names:
         return None
     rows = -(-len(names) // 3)
-    with _figure(WIDTH, 1.85 * rows + 0.3) as figure:
+    with new_figure(WIDTH, 1.85 * rows + 0.3) as figure:
         grid = figure.subplots(rows, 3, squeeze=False).ravel()
         for axes in grid[len(names) :]:
             axes.set_axis_off()
@@ -155,7 +155,7 @@ def training_metrics(run: Run, kind: str = "svg", most: int = 6) -> bytes | None
             axes.xaxis.set_major_locator(extra("matplotlib.ticker").MaxNLocator(4))
         for axes in grid[max(0, len(names) - 3) : len(names)]:
             axes.set_xlabel("updates")
-        return _image(figure, kind)
+        return as_image(figure, kind)
 
 
 def compare(
@@ -183,7 +183,7 @@ def compare(
     """
     if band not in ("bootstrap", "range"):
         raise ValueError(f"band must be bootstrap or range, got {band!r}")
-    with _figure(WIDTH, 3.5) as figure:
+    with new_figure(WIDTH, 3.5) as figure:
         axes = figure.subplots()
         for i, (label, seeds) in enumerate(curves.items()):
             colour = COLOURS[i % len(COLOURS)]
@@ -204,7 +204,7 @@ def compare(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         _legend(axes)
-        return _image(figure, kind)
+        return as_image(figure, kind)
 
 
 def strip(
@@ -224,7 +224,7 @@ def strip(
         reference: (label, value) of a horizontal line, a published number for example.
         kind: svg or png.
     """
-    with _figure(max(3.6, min(WIDTH, 1.5 * len(arms) + 1.2)), 3.2) as figure:
+    with new_figure(max(3.6, min(WIDTH, 1.5 * len(arms) + 1.2)), 3.2) as figure:
         axes = figure.subplots()
         for i, values in enumerate(np.asarray(v, float) for v in arms.values()):
             colour = COLOURS[i % len(COLOURS)]
@@ -246,7 +246,7 @@ def strip(
         if rate:
             axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         axes.set_ylabel(ylabel)
-        return _image(figure, kind)
+        return as_image(figure, kind)
 
 
 def collected_success(run: Run, episodes: int = 20) -> np.ndarray:
@@ -304,13 +304,15 @@ def common_grid(seeds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure in the style of the reports; inches."""
     matplotlib = extra("matplotlib")
     with matplotlib.rc_context(STYLE):
         yield extra("matplotlib.figure").Figure((width, height), layout="constrained")
 
 
-def _image(figure: Figure, kind: str) -> bytes:
+def as_image(figure: Figure, kind: str) -> bytes:
+    """A figure as SVG or PNG."""
     if kind not in ("svg", "png"):
         raise ValueError(f"kind must be svg or png, got {kind!r}")
     stream = io.BytesIO()

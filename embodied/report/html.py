@@ -195,7 +195,7 @@ def _videos(run: Run) -> str:
     names = {"before": "before fine-tuning", "after": "after training"}
     clips = "".join(
         f"<figure><video controls autoplay loop muted playsinline "
-        f'src="{_data("video/mp4", path.read_bytes())}"></video>'
+        f'src="{data_uri("video/mp4", path.read_bytes())}"></video>'
         f'<figcaption class="{name}">{names[name]}</figcaption></figure>'
         for name, path in found
     )
@@ -363,14 +363,15 @@ def _note(text: str) -> str:
 
 def _figure(image: bytes, alt: str, caption: str) -> str:
     """`caption` is HTML."""
-    source = _data("image/svg+xml", image)
+    source = data_uri("image/svg+xml", image)
     return (
         f'<figure><img src="{source}" alt="{escape(alt)}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
-def _data(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """A file's content as an address, so that a page needs no file beside it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from embodied.core import registry
 
-COMMANDS = ("train", "eval", "collect", "methods", "report", "reproduce", "data")
+COMMANDS = (
+    *("train", "eval", "collect", "methods", "report", "reproduce", "deploy", "hardware", "data"),
+)
 
 
 def test_help_lists_the_commands_and_shows_examples(embodied):

@@ -196,3 +196,21 @@ def test_diagnostics_tell_what_acted(pair):
     status = heard[-1]["status"][0]
     assert status["level"] == 2 and "operator: test" in status["message"]
     assert {"key": "operator", "value": "1"} in status["values"]
+
+
+def test_a_server_that_is_never_on_time_still_answers(pair):
+    """Its loop does not rest, so a service must get its turn."""
+    slow = pair.server.robot.read
+
+    def read():
+        time.sleep(0.02)
+        return slow()
+
+    pair.server.robot.read = read
+    stop = threading.Event()
+    thread = threading.Thread(target=pair.server.run, args=(stop,))
+    thread.start()
+    answered = [pair.bus.services["/halt"]({}) for _ in range(5)]
+    stop.set()
+    thread.join()
+    assert all(answer["success"] for answer in answered)
