@@ -104,7 +104,8 @@ class Motion:
         velocity: rad/s, [n], of the step that led there.
         box: m, how far the tool is inside the box at least; -inf where that is not known.
         cone: rad, the same for the cone.
-        aim: rad, [n], what was wished for; how it moves tells a path from a jump.
+        aim: rad, [n], what was wished for last; how it moves tells a path from a jump.
+        since: periods since then.
     """
 
     position: np.ndarray
@@ -112,6 +113,7 @@ class Motion:
     box: float = -math.inf
     cone: float = -math.inf
     aim: np.ndarray | None = None
+    since: int = 1
 
 
 class Envelope:
@@ -148,7 +150,7 @@ class Envelope:
         found = wanted
         if not all(low <= v <= high for v, (low, high) in zip(velocity, bounds, strict=True)):
             aim = wanted if motion.aim is None else motion.aim
-            moving = ((wanted - aim) / self.period).tolist()
+            moving = ((wanted - aim) / (motion.since * self.period)).tolist()
             velocity, causes = self._limited(before, velocity, moving, bounds)
             found = motion.position + np.array(velocity) * self.period
         inside = self._inside(motion, Motion(found, np.array(velocity), aim=wanted))
@@ -159,7 +161,13 @@ class Envelope:
     def brake(self, motion: Motion) -> Motion:
         """The step that slows down as fast as accelerations allow."""
         velocity = motion.velocity - np.clip(motion.velocity, *self._changes())
-        return Motion(motion.position + velocity * self.period, velocity)
+        position = motion.position + velocity * self.period
+        return Motion(position, velocity, aim=motion.aim, since=motion.since + 1)
+
+    def coast(self, motion: Motion) -> Motion:
+        """The step that goes on as before, as far as the limits let it."""
+        onward, _, _ = self.next(motion, motion.position + motion.velocity * self.period)
+        return replace(onward, aim=motion.aim, since=motion.since + 1)
 
     def _changes(self) -> tuple[np.ndarray, np.ndarray]:
         change = np.array(self._change)

@@ -187,6 +187,20 @@ def test_arrivals_compare_no_clocks():
     assert arrivals.refused == 2
 
 
+def test_arrivals_follow_clocks_that_drift_but_a_burst_never_passes():
+    for outage in (0.4, 5.0, 70.0):
+        arrivals, now = Arrivals(0.1), 1000.0
+        for i in range(7000):  # 70 s; their clock is slow by 100 ppm
+            now = 1000.0 + 0.01 * i
+            assert arrivals.accept(50.0 + now * (1 - 1e-4), now)
+        for i in range(20):  # what they sent in the first half of the outage comes at its end
+            sent = 50.0 + (now + outage * i / 40) * (1 - 1e-4)
+            assert not arrivals.accept(sent, now + outage + 0.001 * i)
+        assert arrivals.refused == 20
+        now += outage + 0.1
+        assert arrivals.accept(50.0 + now * (1 - 1e-4), now)
+
+
 def test_diagnostics_tell_what_acted(pair):
     heard = []
     wire = LocalWire(pair.bus)
