@@ -143,6 +143,7 @@ class Envelope:
             The next motion, what was done to the wish, and the limits that acted. A wish inside
             all limits is passed on unchanged.
         """
+        wanted = np.array(wanted, float)  # kept, whatever the caller does with it
         at, before = motion.position.tolist(), motion.velocity.tolist()
         velocity = [(w - q) / self.period for w, q in zip(wanted.tolist(), at, strict=True)]
         bounds = [self._bounds(i, at[i], before[i]) for i in range(len(at))]
