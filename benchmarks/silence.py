@@ -272,12 +272,14 @@ def judge(
     if last is None or last < began - 0.1:
         raise Unfit("the policy was slow before the fault")
     followed = max(t for what, t, *_ in events if what == "followed" and t < stopped)
-    braked = next((t for t in at["brake"] if t > followed), stopped)
+    braked = next((t for t in at["brake"] if followed < t < stopped), stopped)
     reads = [(t, q, v) for what, t, *rest in events if what == "read" for q, v in [rest]]
     rest = next(t for t, _, v in reads if t >= stopped and v < STANDING)
     armings = [t for t in at["armed"] if t > stopped]
     between = [t for what, t, *_ in events if what == "write" and stopped < t < min(armings)]
     held = [q for t, q, _ in reads if rest <= t < again]
+    if not held:
+        raise Unfit("the link was back before the watchdog acted")
     path = [q for t, q, _ in reads if braked <= t < again]
     beyond = max(
         max(q - max(a, b), min(a, b) - q)
@@ -375,7 +377,8 @@ INTRODUCTION = """# When the policy or the link falls silent
 
 Times are median / largest of all trials. A trial is within limits if all of that holds, and if the
 arm moves again after it is armed. The silence is 5 s in every fifth trial, else 1.2 s. Trials in
-which the policy itself was too slow before the fault were made again (their number in brackets).
+which the policy itself was too slow before the fault, or the link was back before the watchdog had
+to act, were made again (their number in brackets).
 Load is the machine's load average on {cores} cores; the trials of both wires ran at the same time.
 
 """

@@ -13,6 +13,7 @@ must be armed again.
 
 import collections
 import getpass
+import os
 import secrets
 import threading
 import time
@@ -310,7 +311,7 @@ class Robot:
     def _refused(self, now: float, command: Command) -> tuple[Act, Cause, str] | None:
         """The first check that a command does not pass."""
         state, limits = self._state, self.limits
-        if self.latch.path.exists():  # another process may have tripped it
+        if os.path.exists(self.latch.path):  # another process may have tripped it
             return Act.LATCH, Cause.OPERATOR, ""
         if not safety.finite(command, state):
             return Act.LATCH, Cause.FINITE, "a number in the command or the state"
@@ -336,6 +337,9 @@ class Robot:
         if act == Act.LATCH and self.latch.tripped is None:
             self._trip(cause, detail)
         elif act == Act.LATCH and self.lifecycle == Lifecycle.ACTIVE:
+            self._halt()
+        elif cause != Cause.ARMED and now - self._last_good >= STOP_AFTER:
+            self._note(Cause.SILENT, "no command that could be followed")
             self._halt()
         if self.lifecycle != Lifecycle.ACTIVE:
             return self._resting(act, cause)

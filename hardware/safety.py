@@ -76,6 +76,14 @@ def braking_velocity(distance: float, change: float, period: float) -> float:
     return change * (whole + (x - whole * (whole + 1.0) / 2.0) / (whole + 1.0))
 
 
+def braking_distance(velocity: float, change: float, period: float) -> float:
+    """The least distance for which `braking_velocity` is that, rad."""
+    steps = velocity / change
+    whole = math.floor(steps)
+    x = whole * (whole + 1.0) / 2.0 + (steps - whole) * (whole + 1.0)
+    return x * change * period
+
+
 def clearance(
     position: np.ndarray, approach: np.ndarray, workspace: Workspace
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -130,6 +138,10 @@ class Envelope:
         self._lower, self._upper = limits.lower.tolist(), limits.upper.tolist()
         self._fastest = limits.velocity.tolist()
         self._change = (limits.acceleration * period).tolist()
+        self._ample = [  # with this much space, the range of a joint does not matter
+            braking_distance(most, change, period) * (1.0 + 1e-9)
+            for most, change in zip(self._fastest, self._change, strict=True)
+        ]
         self._reach = limits.chain.reach.tolist()
 
     def next(self, motion: Motion, wanted: np.ndarray) -> tuple[Motion, Act, tuple[Cause, ...]]:
@@ -177,9 +189,12 @@ class Envelope:
     def _bounds(self, joint: int, at: float, before: float) -> tuple[float, float]:
         """Velocities a joint may have in the next step, whatever the others do."""
         change, period, fastest = self._change[joint], self.period, self._fastest[joint]
-        above, below = max(self._upper[joint] - at, 0.0), max(at - self._lower[joint], 0.0)
-        high = min(braking_velocity(above, change, period), fastest)
-        low = -min(braking_velocity(below, change, period), fastest)
+        above, below = self._upper[joint] - at, at - self._lower[joint]
+        high, low = fastest, -fastest
+        if above < self._ample[joint]:
+            high = min(braking_velocity(max(above, 0.0), change, period), fastest)
+        if below < self._ample[joint]:
+            low = -min(braking_velocity(max(below, 0.0), change, period), fastest)
         # outside the range (it was narrowed, or the arm moved by hand) only the way back is left
         high = max(min(high, before + change), before - change)
         low = min(max(low, before - change), before + change)
@@ -204,10 +219,11 @@ class Envelope:
             causes.append(Cause.ACCELERATION)
         moving = [min(max(m, -most), most) for m, most in zip(moving, fastest, strict=True)]
         nearing = [v - m for v, m in zip(velocity, moving, strict=True)]
-        excess = max(
-            abs(n) / max(braking_velocity(abs(w) * self.period, c, self.period), c)
-            for n, w, c in zip(nearing, wish, change, strict=True)
-        )
+        excess = 1.0
+        for n, w, c in zip(nearing, wish, change, strict=True):
+            if abs(n) > excess * c:  # else it can stop within a step
+                most = braking_velocity(abs(w) * self.period, c, self.period)
+                excess = max(excess, abs(n) / max(most, c))
         if excess > 1.0:
             velocity = [m + n / excess for m, n in zip(moving, nearing, strict=True)]
         excess = max(abs(v) / most for v, most in zip(velocity, fastest, strict=True))
