@@ -252,7 +252,7 @@ class Timeline:
         self._last = self._offset = self._origin = None
 
     def _on_grid(self, chunk: np.ndarray, at: float) -> tuple[np.ndarray, int]:
-        """Values at whole periods of a chunk that begins at `at`, and the first of these periods."""
+        """Values at whole periods of a chunk that begins at `at`, and the first such period."""
         near = round(at)
         if abs(at - near) < 1e-3 or len(chunk) == 1:
             return chunk, near

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hardware import messages, pictures
-from hardware.errors import HardwareError
+from hardware.errors import HardwareError, LinkLost, NotReady, OwnedByAnother
 from hardware.robot import Robot
 from hardware.ros import Topics
 from hardware.types import Cause, Command, Lifecycle, RobotState
@@ -121,7 +121,8 @@ class RobotServer:
                 if due is None:
                     self.robot.tick()
                 else:
-                    self.robot.command(due, self._lease)
+                    with contextlib.suppress(NotReady, OwnedByAnother):  # /halt came in between
+                        self.robot.command(due, self._lease)
             if self.robot.lifecycle != Lifecycle.ACTIVE:
                 self._lease = self._path = None
         self._steps += 1
@@ -133,7 +134,8 @@ class RobotServer:
         period = 1.0 / self.robot.spec.command_rate
         deadline = time.monotonic()
         while not stop.is_set():
-            self.step()
+            with contextlib.suppress(LinkLost):  # latched by the robot; served on when it is back
+                self.step()
             deadline += period
             late = time.monotonic() - deadline
             if late > 0:
