@@ -243,14 +243,20 @@ class Envelope:
 
         A tool that is outside (the box was narrowed) may move towards the inside.
         """
-        travel = turned = 0.0
+        travel = turned = swept = wound = 0.0  # until rest, and of that after this step
         at, speeds = motion.position.tolist(), motion.velocity.tolist()
         for i, (q, b) in enumerate(zip(at, before.position.tolist(), strict=True)):
             # the continuous bound on the braking distance, above that in steps
-            moved = abs(q - b) + speeds[i] ** 2 / (2.0 * self._change[i]) * self.period
+            braking = speeds[i] ** 2 / (2.0 * self._change[i]) * self.period
+            moved = abs(q - b) + braking
             travel, turned = travel + self._reach[i] * moved, turned + moved
+            swept, wound = swept + self._reach[i] * braking, wound + braking
         if before.box > travel and before.cone > turned:
             return replace(motion, box=before.box - travel, cone=before.cone - turned)
+        tool, rotation = self.limits.chain.tool(motion.position)
+        box, cone = clearance(tool, rotation[:, 2], self.limits.workspace)
+        if box > swept and cone > wound:
+            return replace(motion, box=float(box), cone=float(cone))
         path = np.concatenate([[before.position], self._braking_path(motion)])
         tools, rotations = self.limits.chain.tool(path)
         box, cone = clearance(tools, rotations[..., 2], self.limits.workspace)

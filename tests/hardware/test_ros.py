@@ -178,6 +178,18 @@ def test_old_repeated_and_bad_trajectories_are_not_followed(pair):
     assert len(pair.driver.written) - moved <= 4  # braking only
 
 
+def test_a_halt_between_check_and_command_does_not_end_the_server(pair):
+    wire, far = LocalWire(pair.bus, lambda: pair.now), pair.server.robot
+    publish = wire.publisher(Topics().trajectory, messages.TRAJECTORY)
+    wire.call("/arm", messages.TRIGGER, {}, 1.0)
+    command = far.command
+    far.command = lambda *given: far.halt() or command(*given)
+    names, written = pair.limits.spec("x").names, len(pair.driver.written)
+    publish(messages.trajectory(names, [0.01], START[None] + 0.1, stamp=1000.0))
+    pair.serve(3)
+    assert far.lifecycle == Lifecycle.INACTIVE and len(pair.driver.written) == written
+
+
 def test_arrivals_compare_no_clocks():
     arrivals = Arrivals(0.1)
     assert arrivals.accept(1e9, 5.0) and arrivals.accept(1e9 + 0.05, 5.06)
