@@ -60,6 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(f"{name} ...", style="dim")
             results += run_group(list(group), options)
     console.print(table(results))
+    if not chosen.only:
+        from benchmarks import latency  # needs what a robot's PC has
+
+        latency.measure(chosen.quick)
     page = chosen.page or (PAGE if len(rows) == len(ROWS) and not chosen.quick else None)
     if page is not None:
         command = f"python -m benchmarks --rounds {chosen.rounds} --secs {chosen.secs:g}"

@@ -190,7 +190,8 @@ class Timeline:
 
         Args:
             chunk: [H, n], finite.
-            first: s, target time of its first action; rounded to the grid of the first chunk.
+            first: s, target time of its first action. Actions between the grid points of the first
+                chunk are interpolated to them; a single one is rounded to the nearest.
             observed: stamp of the observation it was predicted from.
             now: s.
 
@@ -203,9 +204,10 @@ class Timeline:
         chunk = np.asarray(chunk, float)
         if chunk.ndim != 2 or not np.isfinite(chunk).all():
             raise ValueError(f"a chunk is [H, n] and finite, got shape {chunk.shape}")
+        before = self._faded(now)
         if self._origin is None:
             self._origin = first
-        start = round((first - self._origin) / self.period)
+        chunk, start = self._on_grid(chunk, (first - self._origin) / self.period)
         begin = max(0, math.ceil((now - self._origin) / self.period - 1e-9) - start)
         self.dropped += min(begin, len(chunk))
         for i in range(begin, len(chunk)):
@@ -215,9 +217,10 @@ class Timeline:
             step.predictions.append(chunk[i])
             step.observed = max(step.observed, observed)
         kept = max(len(chunk) - begin, 0)
-        if kept and self._last is not None:
+        at = self._last if before is None else before[0]
+        if kept and at is not None:
             planned = self._read(now)
-            self._offset = None if planned is None else self._last - planned[0]
+            self._offset = None if planned is None else at - planned[0]
             self._joined = now
         return kept
 
@@ -228,17 +231,14 @@ class Timeline:
             The action [n] and the stamp of the observation behind it; None when there is none, as
             after the last step. What is past is forgotten.
         """
-        found = self._read(now)
+        found = self._faded(now)
         if found is None:
             return None
         before = math.floor((now - self._origin) / self.period + 1e-9)
         for index in [i for i in self._steps if i < before]:
             del self._steps[index]
-        action, observed = found
-        if self._offset is not None and now - self._joined < self._fade:
-            action = action + (1.0 - (now - self._joined) / self._fade) * self._offset
-        self._last = action
-        return action, observed
+        self._last = found[0]
+        return found
 
     def ahead(self, now: float) -> float:
         """Seconds of motion from now to the last step."""
@@ -250,6 +250,23 @@ class Timeline:
         """Forgets all steps, as after a stop."""
         self._steps.clear()
         self._last = self._offset = self._origin = None
+
+    def _on_grid(self, chunk: np.ndarray, at: float) -> tuple[np.ndarray, int]:
+        """Values at whole periods of a chunk that begins at `at`, and the first such period."""
+        near = round(at)
+        if abs(at - near) < 1e-3 or len(chunk) == 1:
+            return chunk, near
+        start = math.ceil(at)
+        share = start - at
+        return (1.0 - share) * chunk[:-1] + share * chunk[1:], start
+
+    def _faded(self, now: float) -> tuple[np.ndarray, float] | None:
+        """The plan at a moment, and what is left of the distance it was joined at."""
+        found = self._read(now)
+        if found is None or self._offset is None or now - self._joined >= self._fade:
+            return found
+        share = 1.0 - (now - self._joined) / self._fade
+        return found[0] + share * self._offset, found[1]
 
     def _read(self, now: float) -> tuple[np.ndarray, float] | None:
         if self._origin is None:

@@ -282,7 +282,7 @@ def _serve(
 ) -> None:
     """The control process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the policy's; it closes us
-    _take_priority()
+    take_priority()
     board = Board(spec, memory)
     try:
         robot = make()
@@ -299,7 +299,7 @@ def _serve(
         _run(loop, pipe, board)
 
 
-def _take_priority() -> None:
+def take_priority() -> None:
     """Asks for real-time scheduling, where this account may."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))

@@ -6,12 +6,14 @@ the command interface at a time, states shared. The order of checks of a command
     latched, finite, fresh, owner, armed, force, tracking, blind motion, joints, workspace
 
 A latched stop holds through reconnects and restarts until `reset_stop`. Between commands, `tick`
-keeps the watchdog: silent for 0.1 s, the arm brakes; for 0.5 s, it is halted by its own means and
+keeps the watchdog: for 0.03 s the arm goes on as it moved, so that a lost command is not felt; then
+it brakes; silent for 0.1 s, that counts as a hold; for 0.5 s, it is halted by its own means and
 must be armed again.
 """
 
 import collections
 import getpass
+import os
 import secrets
 import threading
 import time
@@ -26,7 +28,8 @@ from hardware.latch import Deadman, Latch
 from hardware.limits import Limits
 from hardware.types import Act, Cause, Command, Driver, Lifecycle, RobotState, Sent, Spec
 
-HOLD_AFTER = 0.100  # s without a command
+COAST = 0.030  # s without a command that are bridged
+HOLD_AFTER = 0.100
 STOP_AFTER = 0.500
 STANDING = 0.02  # rad/s; below it an arm counts as standing still
 
@@ -231,7 +234,7 @@ class Robot:
         """Keeps the watchdog; call it in every period in which no command came.
 
         Returns:
-            What was sent: None while the last command is recent or the robot is not active.
+            What was sent: None if the robot is not active, or at rest and the last command recent.
         """
         with self._lock:
             if self.lifecycle != Lifecycle.ACTIVE:
@@ -239,7 +242,10 @@ class Robot:
             now = self._clock()
             silent = now - self._last_good
             if silent < HOLD_AFTER:
-                return None
+                if not self._motion.velocity.any():
+                    return None
+                onward = self._envelope.coast if silent <= COAST else self._envelope.brake
+                return self._send(now, onward(self._motion), None, Act.HOLD)
             if silent >= STOP_AFTER:
                 self._note(Cause.SILENT, f"{silent:.3f} s; deactivated")
                 self._halt()
@@ -311,7 +317,7 @@ class Robot:
     def _refused(self, now: float, command: Command) -> tuple[Act, Cause, str] | None:
         """The first check that a command does not pass."""
         state, limits = self._state, self.limits
-        if self.latch.path.exists():  # another process may have tripped it
+        if os.path.exists(self.latch.path):  # another process may have tripped it
             return Act.LATCH, Cause.OPERATOR, ""
         if not safety.finite(command, state):
             return Act.LATCH, Cause.FINITE, "a number in the command or the state"
@@ -337,6 +343,9 @@ class Robot:
         if act == Act.LATCH and self.latch.tripped is None:
             self._trip(cause, detail)
         elif act == Act.LATCH and self.lifecycle == Lifecycle.ACTIVE:
+            self._halt()
+        elif cause != Cause.ARMED and now - self._last_good >= STOP_AFTER:
+            self._note(Cause.SILENT, "no command that could be followed")
             self._halt()
         if self.lifecycle != Lifecycle.ACTIVE:
             return self._resting(act, cause)

@@ -14,13 +14,13 @@ from collections.abc import Callable
 import numpy as np
 
 from hardware import messages, pictures
-from hardware.errors import HardwareError
+from hardware.errors import HardwareError, LinkLost, NotReady, OwnedByAnother
 from hardware.robot import Robot
 from hardware.ros import Topics
 from hardware.types import Cause, Command, Lifecycle, RobotState
 from hardware.wire import COMMAND, SENSOR, STATE, Goal, GoalStatus, Message, Wire
 
-_SLOW_CLOCK = 60.0  # s after which the fastest message is looked for anew: clocks drift
+_SLOW_CLOCK = 60.0  # s; the fastest message is one of the last or the present such span
 
 
 class Arrivals:
@@ -38,15 +38,18 @@ class Arrivals:
         """
         self._age = age
         self._last = float("-inf")
-        self._offset, self._since = float("inf"), 0.0
+        self._offset = self._before = float("inf")  # of this span and of the one before
+        self._since = 0.0
         self.refused = 0
 
     def accept(self, sent: float, arrived: float) -> bool:
         """Whether a message sent at `sent` by their clock, here at `arrived`, is to be followed."""
         if arrived - self._since > _SLOW_CLOCK:
-            self._offset, self._since = float("inf"), arrived
+            # clocks drift, so the offset is forgotten in time; but never all at once, or the first
+            # message of a burst would pass as the fastest
+            self._before, self._offset, self._since = self._offset, float("inf"), arrived
         self._offset = min(self._offset, arrived - sent)
-        late = arrived - sent - self._offset > self._age
+        late = arrived - sent - min(self._offset, self._before) > self._age
         if sent <= self._last or late:
             self.refused += 1
             return False
@@ -135,7 +138,8 @@ class RobotServer:
                 if due is None:
                     self.robot.tick()
                 else:
-                    self.robot.command(due, self._lease)
+                    with contextlib.suppress(NotReady, OwnedByAnother):  # /halt came in between
+                        self.robot.command(due, self._lease)
             if self.robot.lifecycle != Lifecycle.ACTIVE:
                 self._lease = self._path = None
         self._steps += 1
@@ -147,7 +151,8 @@ class RobotServer:
         period = 1.0 / self.robot.spec.command_rate
         deadline = time.monotonic()
         while not stop.is_set():
-            self.step()
+            with contextlib.suppress(LinkLost):  # latched by the robot; served on when it is back
+                self.step()
             deadline += period
             late = time.monotonic() - deadline
             if late > 0:

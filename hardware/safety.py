@@ -76,6 +76,14 @@ def braking_velocity(distance: float, change: float, period: float) -> float:
     return change * (whole + (x - whole * (whole + 1.0) / 2.0) / (whole + 1.0))
 
 
+def braking_distance(velocity: float, change: float, period: float) -> float:
+    """The least distance for which `braking_velocity` is that, rad."""
+    steps = velocity / change
+    whole = math.floor(steps)
+    x = whole * (whole + 1.0) / 2.0 + (steps - whole) * (whole + 1.0)
+    return x * change * period
+
+
 def clearance(
     position: np.ndarray, approach: np.ndarray, workspace: Workspace
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +112,8 @@ class Motion:
         velocity: rad/s, [n], of the step that led there.
         box: m, how far the tool is inside the box at least; -inf where that is not known.
         cone: rad, the same for the cone.
-        aim: rad, [n], what was wished for; how it moves tells a path from a jump.
+        aim: rad, [n], what was wished for last; how it moves tells a path from a jump.
+        since: periods since then.
     """
 
     position: np.ndarray
@@ -112,6 +121,7 @@ class Motion:
     box: float = -math.inf
     cone: float = -math.inf
     aim: np.ndarray | None = None
+    since: int = 1
 
 
 class Envelope:
@@ -128,6 +138,10 @@ class Envelope:
         self._lower, self._upper = limits.lower.tolist(), limits.upper.tolist()
         self._fastest = limits.velocity.tolist()
         self._change = (limits.acceleration * period).tolist()
+        self._ample = [  # with this much space, the range of a joint does not matter
+            braking_distance(most, change, period) * (1.0 + 1e-9)
+            for most, change in zip(self._fastest, self._change, strict=True)
+        ]
         self._reach = limits.chain.reach.tolist()
 
     def next(self, motion: Motion, wanted: np.ndarray) -> tuple[Motion, Act, tuple[Cause, ...]]:
@@ -141,6 +155,7 @@ class Envelope:
             The next motion, what was done to the wish, and the limits that acted. A wish inside
             all limits is passed on unchanged.
         """
+        wanted = np.array(wanted, float)  # kept, whatever the caller does with it
         at, before = motion.position.tolist(), motion.velocity.tolist()
         velocity = [(w - q) / self.period for w, q in zip(wanted.tolist(), at, strict=True)]
         bounds = [self._bounds(i, at[i], before[i]) for i in range(len(at))]
@@ -148,7 +163,7 @@ class Envelope:
         found = wanted
         if not all(low <= v <= high for v, (low, high) in zip(velocity, bounds, strict=True)):
             aim = wanted if motion.aim is None else motion.aim
-            moving = ((wanted - aim) / self.period).tolist()
+            moving = ((wanted - aim) / (motion.since * self.period)).tolist()
             velocity, causes = self._limited(before, velocity, moving, bounds)
             found = motion.position + np.array(velocity) * self.period
         inside = self._inside(motion, Motion(found, np.array(velocity), aim=wanted))
@@ -159,7 +174,13 @@ class Envelope:
     def brake(self, motion: Motion) -> Motion:
         """The step that slows down as fast as accelerations allow."""
         velocity = motion.velocity - np.clip(motion.velocity, *self._changes())
-        return Motion(motion.position + velocity * self.period, velocity)
+        position = motion.position + velocity * self.period
+        return Motion(position, velocity, aim=motion.aim, since=motion.since + 1)
+
+    def coast(self, motion: Motion) -> Motion:
+        """The step that goes on as before, as far as the limits let it."""
+        onward, _, _ = self.next(motion, motion.position + motion.velocity * self.period)
+        return replace(onward, aim=motion.aim, since=motion.since + 1)
 
     def _changes(self) -> tuple[np.ndarray, np.ndarray]:
         change = np.array(self._change)
@@ -168,9 +189,12 @@ class Envelope:
     def _bounds(self, joint: int, at: float, before: float) -> tuple[float, float]:
         """Velocities a joint may have in the next step, whatever the others do."""
         change, period, fastest = self._change[joint], self.period, self._fastest[joint]
-        above, below = max(self._upper[joint] - at, 0.0), max(at - self._lower[joint], 0.0)
-        high = min(braking_velocity(above, change, period), fastest)
-        low = -min(braking_velocity(below, change, period), fastest)
+        above, below = self._upper[joint] - at, at - self._lower[joint]
+        high, low = fastest, -fastest
+        if above < self._ample[joint]:
+            high = min(braking_velocity(max(above, 0.0), change, period), fastest)
+        if below < self._ample[joint]:
+            low = -min(braking_velocity(max(below, 0.0), change, period), fastest)
         # outside the range (it was narrowed, or the arm moved by hand) only the way back is left
         high = max(min(high, before + change), before - change)
         low = min(max(low, before - change), before + change)
@@ -195,10 +219,11 @@ class Envelope:
             causes.append(Cause.ACCELERATION)
         moving = [min(max(m, -most), most) for m, most in zip(moving, fastest, strict=True)]
         nearing = [v - m for v, m in zip(velocity, moving, strict=True)]
-        excess = max(
-            abs(n) / max(braking_velocity(abs(w) * self.period, c, self.period), c)
-            for n, w, c in zip(nearing, wish, change, strict=True)
-        )
+        excess = 1.0
+        for n, w, c in zip(nearing, wish, change, strict=True):
+            if abs(n) > excess * c:  # else it can stop within a step
+                most = braking_velocity(abs(w) * self.period, c, self.period)
+                excess = max(excess, abs(n) / max(most, c))
         if excess > 1.0:
             velocity = [m + n / excess for m, n in zip(moving, nearing, strict=True)]
         excess = max(abs(v) / most for v, most in zip(velocity, fastest, strict=True))
@@ -218,14 +243,20 @@ class Envelope:
 
         A tool that is outside (the box was narrowed) may move towards the inside.
         """
-        travel = turned = 0.0
+        travel = turned = swept = wound = 0.0  # until rest, and of that after this step
         at, speeds = motion.position.tolist(), motion.velocity.tolist()
         for i, (q, b) in enumerate(zip(at, before.position.tolist(), strict=True)):
             # the continuous bound on the braking distance, above that in steps
-            moved = abs(q - b) + speeds[i] ** 2 / (2.0 * self._change[i]) * self.period
+            braking = speeds[i] ** 2 / (2.0 * self._change[i]) * self.period
+            moved = abs(q - b) + braking
             travel, turned = travel + self._reach[i] * moved, turned + moved
+            swept, wound = swept + self._reach[i] * braking, wound + braking
         if before.box > travel and before.cone > turned:
             return replace(motion, box=before.box - travel, cone=before.cone - turned)
+        tool, rotation = self.limits.chain.tool(motion.position)
+        box, cone = clearance(tool, rotation[:, 2], self.limits.workspace)
+        if box > swept and cone > wound:
+            return replace(motion, box=float(box), cone=float(cone))
         path = np.concatenate([[before.position], self._braking_path(motion)])
         tools, rotations = self.limits.chain.tool(path)
         box, cone = clearance(tools, rotations[..., 2], self.limits.workspace)

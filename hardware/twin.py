@@ -75,6 +75,7 @@ class MujocoTwin:
         joints = spec.names if joints is None else list(joints)
         self._q, self._v = self._addresses([*joints, *fingers])
         self._arm = slice(0, len(joints))
+        self._angles, self._dofs = self._q[self._arm], self._v[self._arm]
         self._effort = np.array([joint.effort for joint in spec.joints])
         self._site = self._find(mujoco.mjtObj.mjOBJ_SITE, tool)
         self._tool_bodies = self._below(int(model.site_bodyid[self._site]))
@@ -228,18 +229,20 @@ class MujocoTwin:
 
     def _push(self, position: np.ndarray, velocity: np.ndarray | float) -> None:
         """Sets the joints' efforts for the next step."""
-        data, dofs = self.data, self._v[self._arm]
+        data, dofs = self.data, self._dofs
         stiffness, damping = self._gains
-        effort = stiffness * (position - data.qpos[self._q[self._arm]])
+        effort = stiffness * (position - data.qpos[self._angles])
         effort += damping * (velocity - data.qvel[dofs]) + data.qfrc_bias[dofs]
-        data.qfrc_applied[dofs] = np.clip(effort, -self._effort, self._effort)
+        np.maximum(effort, -self._effort, out=effort)  # np.clip costs more than all the rest
+        data.qfrc_applied[dofs] = np.minimum(effort, self._effort, out=effort)
         if len(self._q) > self._arm.stop:
             fingers = slice(self._arm.stop, None)
             count = len(self._q) - self._arm.stop
             error = self._grip / count - np.abs(data.qpos[self._q[fingers]])
             force = _FINGER[0] * error - _FINGER[1] * data.qvel[self._v[fingers]]
             most = self.spec.gripper.effort
-            data.qfrc_applied[self._v[fingers]] = np.clip(force, -most, most)
+            force = np.minimum(np.maximum(force, -most), most)
+            data.qfrc_applied[self._v[fingers]] = force
 
     def _hold(self) -> None:
         here = self.data.qpos[self._q[self._arm]].copy()

@@ -122,6 +122,17 @@ def test_a_chunk_that_was_overtaken_changes_nothing():
     assert line.at(0.5)[0][0] == 2.0
 
 
+def test_replanning_the_same_path_is_on_time():
+    """However often, and wherever chunks begin: nothing is shifted and no distance piles up."""
+    line, late = Timeline(0.1, fade=0.25), []
+    for i in range(300):
+        now = 0.01 * i
+        if i % 7 == 0:
+            line.add(_ramp(now - 0.03, 20), now - 0.03, observed=now - 0.03, now=now)
+        late.append(line.at(now)[0][0] - now)
+    np.testing.assert_allclose(late[7:], 0.0, atol=1e-9)  # its first action was past
+
+
 def test_a_new_chunk_is_joined_without_a_jump():
     line = Timeline(0.1, fade=0.3)
     line.add(_ramp(0.0, 20), 0.0, observed=0.0, now=0.0)

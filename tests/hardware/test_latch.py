@@ -176,6 +176,25 @@ def test_watchdog_holds_then_asks_to_be_armed_again(rig):
     assert made.robot.activate("again")
 
 
+def test_missed_commands_are_bridged_within_the_acceleration(rig):
+    """One of ten is lost here; a longer gap would slow it down, but never stop it dead."""
+    made, rng = rig().arm(), np.random.default_rng(0)
+    aim, lags = made.position.copy(), []
+    for _ in range(300):
+        aim += 0.4 * made.period
+        if rng.random() < 0.9:
+            made.go(aim)
+        else:
+            made.clock.now += made.period
+            made.robot.read()
+            made.robot.tick()
+        lags.append(np.abs(made.position - aim).max())
+    path = np.array([position for _, position in made.driver.written])
+    change = np.diff(path, n=2, axis=0) / made.period**2
+    assert (np.abs(change) <= made.limits.acceleration * (1 + 1e-9) + 1e-7).all()
+    assert max(lags[150:]) < 0.01 and not made.robot.latch.tripped
+
+
 def test_old_and_repeated_commands_are_not_sent(rig):
     made = rig().arm()
     made.go(made.position + 1e-3)

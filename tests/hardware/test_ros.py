@@ -178,6 +178,18 @@ def test_old_repeated_and_bad_trajectories_are_not_followed(pair):
     assert len(pair.driver.written) - moved <= 4  # braking only
 
 
+def test_a_halt_between_check_and_command_does_not_end_the_server(pair):
+    wire, far = LocalWire(pair.bus, lambda: pair.now), pair.server.robot
+    publish = wire.publisher(Topics().trajectory, messages.TRAJECTORY)
+    wire.call("/arm", messages.TRIGGER, {}, 1.0)
+    command = far.command
+    far.command = lambda *given: far.halt() or command(*given)
+    names, written = pair.limits.spec("x").names, len(pair.driver.written)
+    publish(messages.trajectory(names, [0.01], START[None] + 0.1, stamp=1000.0))
+    pair.serve(3)
+    assert far.lifecycle == Lifecycle.INACTIVE and len(pair.driver.written) == written
+
+
 def test_arrivals_compare_no_clocks():
     arrivals = Arrivals(0.1)
     assert arrivals.accept(1e9, 5.0) and arrivals.accept(1e9 + 0.05, 5.06)
@@ -185,6 +197,20 @@ def test_arrivals_compare_no_clocks():
     assert arrivals.accept(1e9 + 0.40, 5.41)
     assert not arrivals.accept(1e9 + 0.40, 5.42)
     assert arrivals.refused == 2
+
+
+def test_arrivals_follow_clocks_that_drift_but_a_burst_never_passes():
+    for outage in (0.4, 5.0, 70.0):
+        arrivals, now = Arrivals(0.1), 1000.0
+        for i in range(7000):  # 70 s; their clock is slow by 100 ppm
+            now = 1000.0 + 0.01 * i
+            assert arrivals.accept(50.0 + now * (1 - 1e-4), now)
+        for i in range(20):  # what they sent in the first half of the outage comes at its end
+            sent = 50.0 + (now + outage * i / 40) * (1 - 1e-4)
+            assert not arrivals.accept(sent, now + outage + 0.001 * i)
+        assert arrivals.refused == 20
+        now += outage + 0.1
+        assert arrivals.accept(50.0 + now * (1 - 1e-4), now)
 
 
 def test_diagnostics_tell_what_acted(pair):
