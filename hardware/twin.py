@@ -36,6 +36,7 @@ class MujocoTwin:
         spec: of the arm.
         model: the `mujoco.MjModel`.
         data: its `mujoco.MjData`; objects may be placed in it before activation.
+        scene_option: what is drawn, an `mujoco.MjvOption`; None for MuJoCo's choice.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class MujocoTwin:
         self._begun = self._now = clock()
         self._grip = spec.gripper.opening if spec.gripper else 0.0
         self._pictures = _Pictures(self)
+        self.scene_option: Any = None
 
     # ---------------------------------------------------------------- Driver
 
@@ -132,7 +134,7 @@ class MujocoTwin:
                 q[self._arm],
                 v[self._arm],
                 self.data.qfrc_applied[self._v[self._arm]],
-                float(q[self._arm.stop :].sum()),
+                float(np.abs(q[self._arm.stop :]).sum()),
                 self._wrench(),
                 images,
             )
@@ -197,12 +199,16 @@ class MujocoTwin:
         effort += damping * (velocity - data.qvel[dofs]) + data.qfrc_bias[dofs]
         data.qfrc_applied[dofs] = np.clip(effort, -self._effort, self._effort)
         if len(self._q) > self._arm.stop:
-            fingers = slice(self._arm.stop, None)
-            count = len(self._q) - self._arm.stop
-            error = self._grip / count - np.abs(data.qpos[self._q[fingers]])
-            force = _FINGER[0] * error - _FINGER[1] * data.qvel[self._v[fingers]]
-            most = self.spec.gripper.effort
-            data.qfrc_applied[self._v[fingers]] = np.clip(force, -most, most)
+            self._push_fingers()
+
+    def _push_fingers(self) -> None:
+        """Sets the fingers' efforts for the next step."""
+        data, fingers = self.data, slice(self._arm.stop, None)
+        count = len(self._q) - self._arm.stop
+        error = self._grip / count - np.abs(data.qpos[self._q[fingers]])
+        force = _FINGER[0] * error - _FINGER[1] * data.qvel[self._v[fingers]]
+        most = self.spec.gripper.effort
+        data.qfrc_applied[self._v[fingers]] = np.clip(force, -most, most)
 
     def _hold(self) -> None:
         here = self.data.qpos[self._q[self._arm]].copy()
@@ -300,7 +306,7 @@ class _Pictures:
         size = (camera.height, camera.width)
         if size not in self._renderers:
             self._renderers[size] = mujoco.Renderer(self._twin.model, *size)
-        self._renderers[size].update_scene(data, camera.name)
+        self._renderers[size].update_scene(data, camera.name, self._twin.scene_option)
         return self._renderers[size].render()
 
     def _free(self) -> None:
