@@ -284,23 +284,30 @@ def _move(arm: Arm, name: str, target: str, attempt: int) -> list[Waypoint]:
 
 def take(arm: Arm, body: str, grasp: Grasp) -> list[Waypoint]:
     """Comes from high enough to pass over what stands around, then grasps."""
+    plan = descend(arm, body, grasp)
     around, at = boxes_of(arm, leave_out=body), arm.body(body)[0] + grasp.offset
-    clearance = max(0.08, around.top(at, at, 0.1) + 0.02 - at[2])
-    above = grasp.offset - clearance * grasp.rotation[:, 2]
     over = around.top(arm.position, at, 0.07) + 0.03
     first = []
     if arm.position[2] < over:
         rise = (0.0, 0.0, over - arm.position[2])
         first.append(Waypoint(rise, OPEN, HERE, tolerance=0.03, limit=25))
     height = over - arm.body(body)[0][2]
-    if above[2] < height:
+    if plan[0].position[2] < height:
+        x, y, _ = plan[0].position
         turned = skills.flat(grasp.rotation)
-        first.append(Waypoint((*above[:2], height), OPEN, body, turned, tolerance=0.04, angle=0.5))
+        first.append(Waypoint((x, y, height), OPEN, body, turned, tolerance=0.04, angle=0.5))
+    return first + plan
+
+
+def descend(arm: Arm, body: str, grasp: Grasp) -> list[Waypoint]:
+    """Grasps an object from above it, where nothing is in the way, and lifts it a little."""
+    around, at = boxes_of(arm, leave_out=body), arm.body(body)[0] + grasp.offset
+    clearance = max(0.08, around.top(at, at, 0.1) + 0.02 - at[2])
     plan = skills.grasp(body, grasp.rotation, grasp.offset, clearance=clearance, lift=0.05)
     aside = _way_out(arm, body)
     if np.any(aside):
         plan.insert(-1, Waypoint((*aside[:2], 0.01), CLOSED, HERE, speed=0.5))
-    return first + plan
+    return plan
 
 
 def _way_out(arm: Arm, body: str) -> np.ndarray:
