@@ -197,7 +197,7 @@ def scene(env: Any) -> Scene:
         skills += [lift(table, name), put_down(table, name), drop(table, name)]
         skills += [bring_back(table, name)]
         skills += [push(table, name, direction) for direction in DIRECTIONS]
-        skills += [put_on(table, name, place) for place in table.places if place != name]
+        skills += [put_on(table, name, place) for place in table.places if table.suits(place, name)]
     for name in table.drawers:
         skills += drawer(table, name)
     for name in table.knobs:

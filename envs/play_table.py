@@ -235,10 +235,12 @@ class Table:
             goal[2] = self.box(arm, place)[0][2] + 0.015 - shapes.extent(arm, name)[0]
         return goal
 
+    def suits(self, place: str, name: str) -> bool:
+        """Whether an object is ever put there."""
+        return place != name and ("rack" not in place or name.startswith(_BOTTLES))
+
     def holds(self, arm: Arm, place: str, name: str) -> bool:
         """Whether a held object fits into a place that is open, empty and in reach."""
-        if place == name or ("rack" in place and not name.startswith(_BOTTLES)):
-            return False
         low, high = self.box(arm, name)
         if place in self.objects:
             floor, top = self.box(arm, place)
