@@ -19,7 +19,10 @@ MARGIN = 0.04  # m; passed over things at least this high
 SHUT, OUT = -0.03, -0.12  # m; a drawer counts as closed above the one, as open below the other
 _HOLDERS = ("plate", "akita_black_bowl", "white_bowl")  # objects that others are put on
 _BOTTLES = ("wine_bottle",)  # all that a rack holds
+WIDE = 0.078  # m; open fingers, with nothing between them
 NOWHERE, TABLE = -1.0, 0.0  # places, as a look has them; the others are numbered from 1
+
+Corners = dict[str, tuple[np.ndarray, np.ndarray]]  # lowest and highest of each object
 
 
 class AsHome(Arm):
@@ -103,17 +106,23 @@ class Table:
 
     def in_hand(self, arm: Arm) -> str:
         """The object between the fingers, or ""."""
+        if opening(arm) > WIDE:
+            return ""
         return next((name for name in self.objects if shapes.held(arm, name)), "")
 
-    def place(self, arm: Arm, name: str) -> float:
-        """Number of the place that an object lies on or in; `TABLE`, or `NOWHERE`."""
-        low, high = self.box(arm, name)
+    def place(self, arm: Arm, name: str, boxes: Corners | None = None) -> float:
+        """Number of the place that an object lies on or in; `TABLE`, or `NOWHERE`.
+
+        `boxes` are those of all objects, if they are known.
+        """
+        boxes = {each: self.box(arm, each) for each in self.objects} if boxes is None else boxes
+        low, high = boxes[name]
         middle = (low + high) / 2
         for number, place in enumerate(self.places, 1):
             if place == name:
                 continue
             if place in self.objects:
-                floor, top = self.box(arm, place)
+                floor, top = boxes[place]
                 over = np.linalg.norm((middle - (floor + top) / 2)[:2]) < 0.05
                 if over and floor[2] - 0.005 < low[2] < top[2] + 0.03:
                     return float(number)
@@ -127,12 +136,13 @@ class Table:
 
     def look(self, arm: Arm) -> dict[str, float]:
         """Positions (m), places and what is held; of drawers and knobs their joints."""
-        found = {}
+        found, holding = {}, self.in_hand(arm)
+        boxes = {name: self.box(arm, name) for name in self.objects}
         for name in self.objects:
             at = self.at(arm, name)
             found |= {f"{name}.{axis}": float(x) for axis, x in zip("xyz", at, strict=True)}
-            found[f"{name}.held"] = float(shapes.held(arm, name))
-            found[f"{name}.place"] = self.place(arm, name)
+            found[f"{name}.held"] = float(name == holding)
+            found[f"{name}.place"] = self.place(arm, name, boxes)
         for name in (*self.drawers, *self.knobs):
             found[name] = arm.joint(shapes.joints_of(arm, name)[0])
         return found

@@ -218,7 +218,8 @@ class SimArm(gymnasium.Wrapper):
         self._env: RobosuiteSim = env.unwrapped
         robots = getattr(getattr(self._env, "_sim", None), "robots", ())
         kinds = [(robot.name, robot.controller.name) for robot in robots]
-        if kinds != [("Panda", "OSC_POSE")]:
+        # LIBERO has Pandas on other mounts
+        if len(kinds) != 1 or not kinds[0][0].endswith("Panda") or kinds[0][1] != "OSC_POSE":
             raise UnknownTask(f"the adapter needs one Panda under OSC_POSE, this has {kinds}")
         self._name = self._env.identity["id"].replace("/", " ") + " twin"
         self._latch, self._cameras = latch or Latch(self._name), cameras
