@@ -36,7 +36,7 @@ FINGERS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 FINGER_SPEED = 0.1  # m/s, as fast as the package's gripper opens and closes
 RATE = 100.0  # Hz, of commands
 _INTEGRATION = 5  # steps of the motion per command
-_BEHIND = 0.02  # rad; lagging more than this behind, the motion goes on from where the arm was sent
+LEAD, LEAD_TURN = 0.03, 0.15  # m, rad; how far the motion may be ahead of the arm, as in contact
 
 
 class SimDriver(MujocoTwin):
@@ -96,7 +96,9 @@ class OscMotion:
     """Where an operational-space controller's gripper goes in free space.
 
     A goal is the pose at the beginning of the action plus its delta; pose x and goal g obey
-    x'' = kp (g - x) - kd x', in each direction by itself, for the controller decouples them.
+    x'' = kp (g - x) - kd x', in each direction by itself, for the controller decouples them. Where
+    something holds the arm up, the pose waits for it: the package's goals begin at the measured
+    pose too, so that pressing does not wind up.
     """
 
     def __init__(self, controller: Any, chain: Chain, base: np.ndarray, joints: np.ndarray) -> None:
@@ -120,15 +122,19 @@ class OscMotion:
         self._joints = np.array(joints, float)
         self._position, self._rotation = self._chain.tool(self._joints)
 
-    def follow(self, action: np.ndarray, steps: int, period: float, limits: Limits) -> np.ndarray:
+    def follow(
+        self, action: np.ndarray, measured: np.ndarray, steps: int, period: float, limits: Limits
+    ) -> np.ndarray:
         """Joint positions, rad, [steps + 1, n], `period` s apart; the last one is for lateness.
 
         Args:
             action: [6], in [-1, 1].
+            measured: rad, [n], where the arm is.
             steps: of the action.
             period: s.
             limits: of the arm.
         """
+        self._wait_for(measured)
         delta = (self._scale * action).reshape(2, 3) @ self._base  # in the base's axes
         goal, facing = self._position + delta[0], rotation_of(delta[1]) @ self._rotation
         found, step = [], period / _INTEGRATION
@@ -140,6 +146,13 @@ class OscMotion:
                 self._rotation = rotation_of(step * self._velocity[3:]) @ self._rotation
             found.append(self._solve(limits))
         return np.stack([*found, found[-1]])
+
+    def _wait_for(self, measured: np.ndarray) -> None:
+        position, rotation = self._chain.tool(measured)
+        lead, ahead = self._position - position, turn(rotation, self._rotation)
+        lead *= min(1.0, LEAD / max(float(np.linalg.norm(lead)), LEAD))
+        ahead *= min(1.0, LEAD_TURN / max(float(np.linalg.norm(ahead)), LEAD_TURN))
+        self._position, self._rotation = position + lead, rotation_of(ahead) @ rotation
 
     def _solve(self, limits: Limits) -> np.ndarray:
         chain = self._chain
@@ -165,16 +178,15 @@ class ArmStepping:
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
         """Advances one control step; returns state, reward and the package's `done`."""
         sim, station = self._sim, self._station
-        seen = station.observe().state.stamp
-        joints = self._motion.follow(action[:6], self._steps, 1.0 / RATE, self._limits)
+        state = station.observe().state
+        joints = self._motion.follow(
+            action[:6], state.position, self._steps, 1.0 / RATE, self._limits
+        )
         if action[6]:  # only its sign counts, and 0 changes nothing, as in the package
             self._grip = self._limits.gripper.opening * float(action[6] < 0.0)
         chunk = np.column_stack([joints, np.full(len(joints), self._grip)])
-        station.send(chunk, station.now() + 1.0 / RATE, seen)
+        station.send(chunk, station.now() + 1.0 / RATE, state.stamp)
         station.wait(self._steps / RATE)
-        sent = station.observe().sent
-        if np.abs(sent - joints[-1]).max() > _BEHIND:
-            self._motion.begin(sent)
         sim.timestep += 1
         sim.cur_time += sim.control_timestep
         sim._update_observables(force=True)

@@ -31,12 +31,24 @@ def test_the_motion_is_a_critically_damped_one():
     start = np.array([0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.785398])
     motion = OscMotion(Controller, limits.chain, np.eye(3), start)
     before = limits.chain.tool(start)[0]
-    joints = motion.follow(np.array([1.0, 0, 0, 0, 0, 0]), 100, 0.01, limits)
-    moved = limits.chain.tool(joints)[0][:, 0] - before[0]
-    time, rate = 0.01 * np.arange(1, 101), np.sqrt(150.0)
+    push = np.array([1.0, 0, 0, 0, 0, 0])
+    at = motion.follow(push, start, 4, 0.01, limits)
+    moved = limits.chain.tool(at)[0][:, 0] - before[0]
+    time, rate = 0.01 * np.arange(1, 5), np.sqrt(150.0)
     expected = 0.05 * (1.0 - (1.0 + rate * time) * np.exp(-rate * time))
     np.testing.assert_allclose(moved[:-1], expected, atol=1e-3)
-    assert len(joints) == 101 and np.array_equal(joints[-1], joints[-2])
+    assert np.array_equal(at[-1], at[-2])
+
+
+def test_the_motion_waits_for_an_arm_that_is_held_up():
+    limits = load_limits("panda")
+    start = np.array([0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.785398])
+    motion = OscMotion(Controller, limits.chain, np.eye(3), start)
+    before = limits.chain.tool(start)[0]
+    for _ in range(50):
+        joints = motion.follow(np.array([0, 0, -1.0, 0, 0, 0]), start, 5, 0.01, limits)
+    ahead = before[2] - limits.chain.tool(joints[-1])[0][2]
+    assert 0.03 < ahead < 0.05
 
 
 def test_the_policy_sees_and_does_the_same(lift):
