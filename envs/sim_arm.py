@@ -150,8 +150,8 @@ class OscMotion:
     def _wait_for(self, measured: np.ndarray) -> None:
         position, rotation = self._chain.tool(measured)
         lead, ahead = self._position - position, turn(rotation, self._rotation)
-        lead *= min(1.0, LEAD / max(float(np.linalg.norm(lead)), LEAD))
-        ahead *= min(1.0, LEAD_TURN / max(float(np.linalg.norm(ahead)), LEAD_TURN))
+        lead *= LEAD / max(float(np.linalg.norm(lead)), LEAD)
+        ahead *= LEAD_TURN / max(float(np.linalg.norm(ahead)), LEAD_TURN)
         self._position, self._rotation = position + lead, rotation_of(ahead) @ rotation
 
     def _solve(self, limits: Limits) -> np.ndarray:
