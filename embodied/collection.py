@@ -26,6 +26,7 @@ from embodied.jobs import in_order
 from embodied.progress import CollectionBar
 from embodied.recorder import Job, MakeEnv, Played, Recorder
 from embodied.settings import CollectSettings, Settings, changes, compose, take
+from envs import demonstrations
 
 WITH_STATES = ("robomimic", "libero")  # formats whose authors keep the simulator's state
 GIVE_UP = 10  # attempts per wanted success
@@ -134,8 +135,8 @@ def collect(
     tasks = {task: {**envs.protocol(task), **env_args} for task in task_ids(env_id)}
     if len(tasks) > 1 and format == "libero":
         raise UserError("a LIBERO file holds one task; collect each task into a file of its own")
-    states = format in WITH_STATES
-    recorder = Recorder(policy, tasks, settings, states, make, timeout, actor)
+    layout = format if format in WITH_STATES else ""
+    recorder = Recorder(policy, tasks, settings, layout, make, timeout, actor)
     with closing(recorder):
         writer = _writer(root, env_id, recorder, format, video, successes_only)
         if workers > 1:
@@ -187,6 +188,8 @@ def _writer(
         meta["policy"] = recorder.description
     if successes_only:
         meta["successes_only"] = True
+    if recorder.layout and (attributes := demonstrations.file(env, recorder.layout)):
+        meta["hdf5"] = attributes
     meta = json.loads(json.dumps(meta, default=str))
     features = recorder.features(env, video)
     fps = round(env.metadata.get("render_fps") or 20)

@@ -23,6 +23,7 @@ from embodied.core.types import UserError
 from embodied.data import Feature
 from embodied.datasets import make_env
 from embodied.settings import CollectSettings
+from envs import demonstrations
 
 MakeEnv: TypeAlias = Callable[[str, Mapping[str, Any]], Any]
 
@@ -58,7 +59,8 @@ class Recorder:
         policy: see `make_actor`.
         tasks: id -> options.
         settings: seed and noise.
-        states: keep the simulator's state before each step.
+        layout: "robomimic" or "libero" to keep what these formats have beside observations, such
+            as the simulator's state before each step; otherwise "".
         make: makes an environment.
         timeout: seconds a policy server may take to answer.
         actor: who acts, instead of the policy of that name.
@@ -67,7 +69,7 @@ class Recorder:
     policy: str
     tasks: Mapping[str, Mapping[str, Any]]
     settings: CollectSettings
-    states: bool = False
+    layout: str = ""
     make: MakeEnv = make_env
     timeout: float = 60.0
     actor: Actor | None = None
@@ -117,22 +119,21 @@ class Recorder:
         }
         if "init_state" in info:
             meta["init_state_index"] = int(info["init_state"])
-        if self._has_states(env):
-            meta["init_state"] = env.unwrapped.simulator_state().tolist()
+        if self.layout:
+            meta |= demonstrations.episode(env)
         rows = list(self._steps(env, policy, observation))
         columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return Played(columns, task_text(env), meta, bool(columns["next.success"].any()))
 
-    def _has_states(self, env: Any) -> bool:
-        return self.states and hasattr(env.unwrapped, "simulator_state")
+    def _beside(self, env: Any) -> dict[str, np.ndarray]:
+        """What the layout keeps beside the observation, before a step."""
+        return demonstrations.row(env, self.layout) if self.layout else {}
 
     def _steps(self, env: Any, policy: Any, observation: Any) -> Iterator[dict[str, Any]]:
         """The rows of an episode; row t holds o_t, a_t and what that action caused."""
         camera, ended = camera_name(env), False
         while not ended:
-            row = observation_columns(observation, camera)
-            if self._has_states(env):
-                row["states"] = env.unwrapped.simulator_state()
+            row = observation_columns(observation, camera) | self._beside(env)
             row["action"] = np.asarray(policy.act(observation), np.float32)
             observation, reward, terminated, truncated, info = env.step(row["action"])
             row["action"] = np.asarray(info.get("action", row["action"]), np.float32)
@@ -163,8 +164,7 @@ class Recorder:
         columns |= following(sample, camera) | {"next.reward": np.float32(0)}
         names = ("terminated", "truncated", "success", "done")
         columns |= {f"next.{name}": np.bool_(False) for name in names}
-        if self._has_states(env):
-            columns["states"] = env.unwrapped.simulator_state()
+        columns |= self._beside(env)
         return {
             name: Feature(str(value.dtype), value.shape, video=video and is_picture(value))
             for name, value in columns.items()

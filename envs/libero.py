@@ -167,6 +167,10 @@ class LiberoEnv(RobosuiteSim):
         frame = super().frame(height, width, camera)
         return np.ascontiguousarray(frame[:, ::-1]) if self._rotate else frame
 
+    def raw_frame(self, height: int, width: int, camera: str | int | None = None) -> np.ndarray:
+        """Returns what a camera sees as the package has it: upside down."""
+        return np.ascontiguousarray(super().frame(height, width, camera)[::-1])
+
     def _use_assets(self) -> None:
         # The package reads one path for the whole process, whenever it builds a model.
         sys.modules["libero.libero"]._assets_path_cache = str(self._assets)

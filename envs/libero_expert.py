@@ -17,7 +17,7 @@ from envs.base import UnknownTask
 from envs.skills import CLOSED, HERE, OPEN, Arm, Planner, Waypoint
 
 # How an object is held, by the beginning of its name; others are held across.
-_RIM = (
+RIM = (
     "akita_black_bowl",
     "plate",
     "white_bowl",
@@ -46,7 +46,7 @@ def planner(env: Any) -> Planner:
     arm = Arm(env)
     for goal in goals:
         hinge = goal[0] in ("in", "open", "close") and any(
-            env._model.joint(joint).type[0] == 3 for joint in _joints(arm, goal[-1])
+            env._model.joint(joint).type[0] == 3 for joint in joints_of(arm, goal[-1])
         )
         if goal[0] not in _SKILLS or hinge:
             raise UnknownTask(
@@ -74,7 +74,7 @@ def _stages(arm: Arm, goals: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     order = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
     stages = sorted(goals, key=lambda goal: order[goal[0]])
     for goal in goals:  # what goes into a drawer needs it open
-        if goal[0] == "in" and _joints(arm, goal[2]) and not _holds(arm, goal):
+        if goal[0] == "in" and joints_of(arm, goal[2]) and not _holds(arm, goal):
             stages.insert(0, ("open", goal[2]))
     return stages
 
@@ -112,9 +112,17 @@ class Boxes:
         return float((self.centers + reach)[near, 2].max(initial=-math.inf))
 
 
-def _boxes(arm: Arm, body: str = "", leave_out: str = "") -> Boxes:
+def boxes_of(arm: Arm, body: str = "", leave_out: str = "") -> Boxes:
     """Boxes of a body's tree, or of everything but the robot and what is left out."""
     model, data = arm.env._model, arm.env._data
+    chosen = arm.once((body, leave_out), lambda: _geoms(model, body, leave_out))
+    rotations = data.geom_xmat[chosen].reshape(-1, 3, 3)
+    offsets = np.einsum("nij,nj->ni", rotations, model.geom_aabb[chosen, :3])
+    return Boxes(data.geom_xpos[chosen] + offsets, rotations, model.geom_aabb[chosen, 3:])
+
+
+def _geoms(model: Any, body: str, leave_out: str) -> list[int]:
+    """Collision shapes of a body's tree, or of everything but the robot and what is left out."""
     roots = {model.body(name).id for name in (body, leave_out) if name}
     chosen = []
     for geom in np.flatnonzero(model.geom_contype | model.geom_conaffinity):
@@ -127,20 +135,18 @@ def _boxes(arm: Arm, body: str = "", leave_out: str = "") -> Boxes:
         plane = model.geom_type[geom] == 0
         if not plane and (inside if body else not (inside or robot)):
             chosen.append(geom)
-    rotations = data.geom_xmat[chosen].reshape(-1, 3, 3)
-    offsets = np.einsum("nij,nj->ni", rotations, model.geom_aabb[chosen, :3])
-    return Boxes(data.geom_xpos[chosen] + offsets, rotations, model.geom_aabb[chosen, 3:])
+    return chosen
 
 
-def _body(arm: Arm, name: str) -> str:
+def body_of(arm: Arm, name: str) -> str:
     """Name of the model's body of an object or fixture."""
     return arm.env._model.body(arm.sim.obj_body_id[name]).name
 
 
-def _height(arm: Arm, name: str) -> tuple[float, float]:
+def extent(arm: Arm, name: str) -> tuple[float, float]:
     """How far an object reaches below and above its origin, m."""
-    position, _ = arm.body(_body(arm, name))
-    low, high = _boxes(arm, _body(arm, name)).bounds(position, np.eye(3))
+    position, _ = arm.body(body_of(arm, name))
+    low, high = boxes_of(arm, body_of(arm, name)).bounds(position, np.eye(3))
     return float(low[2]), float(high[2])
 
 
@@ -170,15 +176,15 @@ class Grasp:
         return np.concatenate([points + u * back for u in (0.0, 0.06, 0.12)])
 
 
-def _grasps(arm: Arm, name: str) -> list[Grasp]:
+def grasps(arm: Arm, name: str) -> list[Grasp]:
     """Ways to hold an object from above, the most promising first."""
-    body = _body(arm, name)
+    body = body_of(arm, name)
     position, _ = arm.body(body)
-    if name.startswith(_RIM):
+    if name.startswith(RIM):
         options = _rim(arm, body)
     else:
         options = _knob(arm, body) if name.startswith(_KNOB) else _across(arm, body)
-    around, shoulder = _boxes(arm, leave_out=body), arm.body("robot0_link2")[0]
+    around, shoulder = boxes_of(arm, leave_out=body), arm.body("robot0_link2")[0]
 
     def cost(grasp: Grasp) -> float:
         near = around.distance(grasp.points(position))
@@ -201,13 +207,13 @@ def _frame(arm: Arm, body: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     z = rotation[:, up] * np.sign(rotation[2, up])
     x = rotation[:, (up + 1) % 3]
     frame = np.stack([x, np.cross(z, x), z], axis=1)
-    return position, frame, *_boxes(arm, body).bounds(position, frame)
+    return position, frame, *boxes_of(arm, body).bounds(position, frame)
 
 
 def _across(arm: Arm, body: str) -> list[Grasp]:
     """Between the fingers across the object, near its middle but below the palm."""
     position, frame, low, high = _frame(arm, body)
-    boxes = _boxes(arm, body)
+    boxes = boxes_of(arm, body)
     middle = frame @ ((low + high) / 2)
     below, above = boxes.bounds(position, np.eye(3))
     middle[2] = max(middle[2], above[2] - _PALM, below[2] + _FINGERTIP)
@@ -227,7 +233,7 @@ def _across(arm: Arm, body: str) -> list[Grasp]:
 
 def _knob(arm: Arm, body: str) -> list[Grasp]:
     """Across the narrow side of what stands on top."""
-    boxes = _boxes(arm, body)
+    boxes = boxes_of(arm, body)
     bar = int(np.argmax(boxes.centers[:, 2]))
     rotation, half = boxes.rotations[bar], boxes.halves[bar]
     level = [axis for axis in range(3) if abs(rotation[2, axis]) < 0.5]
@@ -259,49 +265,56 @@ def _rim(arm: Arm, body: str) -> list[Grasp]:
 
 def _move(arm: Arm, name: str, target: str, attempt: int) -> list[Waypoint]:
     """Takes an object, or puts it where it belongs if it is held."""
-    body = _body(arm, name)
-    if name.startswith(_PUSHED) and _region(arm, target) == 0:
-        return _shift(arm, name, arm.site(target)[0])
-    if not _held(arm, name):
-        options = _grasps(arm, name)
+    body = body_of(arm, name)
+    if name.startswith(_PUSHED) and region_of(arm, target) == 0:
+        return shift(arm, name, arm.site(target)[0])
+    if not held(arm, name):
+        options = grasps(arm, name)
         if not options:  # as it lies, nothing of it fits between the fingers
             return [Waypoint((0.0, 0.0, 0.05), OPEN, HERE, limit=20)]
-        return _take(arm, body, options[attempt % len(options)])
+        return take(arm, body, options[attempt % len(options)])
     position, _ = arm.body(body)
-    goal = _destination(arm, name, target)
-    below, _ = _height(arm, name)
-    over = _boxes(arm, leave_out=body).top(position, goal) - below + 0.02
+    goal = destination(arm, name, target)
+    below, _ = extent(arm, name)
+    over = boxes_of(arm, leave_out=body).top(position, goal) - below + 0.02
     hold = arm.position - position
     lift = [Waypoint((0.0, 0.0, over - position[2]), CLOSED, HERE, tolerance=0.03, limit=30)]
     return lift * int(over > position[2]) + skills.put(goal + hold, travel=over + hold[2])
 
 
-def _take(arm: Arm, body: str, grasp: Grasp) -> list[Waypoint]:
+def take(arm: Arm, body: str, grasp: Grasp) -> list[Waypoint]:
     """Comes from high enough to pass over what stands around, then grasps."""
-    around, at = _boxes(arm, leave_out=body), arm.body(body)[0] + grasp.offset
-    clearance = max(0.08, around.top(at, at, 0.1) + 0.02 - at[2])
-    above = grasp.offset - clearance * grasp.rotation[:, 2]
+    plan = descend(arm, body, grasp)
+    around, at = boxes_of(arm, leave_out=body), arm.body(body)[0] + grasp.offset
     over = around.top(arm.position, at, 0.07) + 0.03
     first = []
     if arm.position[2] < over:
         rise = (0.0, 0.0, over - arm.position[2])
         first.append(Waypoint(rise, OPEN, HERE, tolerance=0.03, limit=25))
     height = over - arm.body(body)[0][2]
-    if above[2] < height:
+    if plan[0].position[2] < height:
+        x, y, _ = plan[0].position
         turned = skills.flat(grasp.rotation)
-        first.append(Waypoint((*above[:2], height), OPEN, body, turned, tolerance=0.04, angle=0.5))
+        first.append(Waypoint((x, y, height), OPEN, body, turned, tolerance=0.04, angle=0.5))
+    return first + plan
+
+
+def descend(arm: Arm, body: str, grasp: Grasp) -> list[Waypoint]:
+    """Grasps an object from above it, where nothing is in the way, and lifts it a little."""
+    around, at = boxes_of(arm, leave_out=body), arm.body(body)[0] + grasp.offset
+    clearance = max(0.08, around.top(at, at, 0.1) + 0.02 - at[2])
     plan = skills.grasp(body, grasp.rotation, grasp.offset, clearance=clearance, lift=0.05)
     aside = _way_out(arm, body)
     if np.any(aside):
         plan.insert(-1, Waypoint((*aside[:2], 0.01), CLOSED, HERE, speed=0.5))
-    return first + plan
+    return plan
 
 
 def _way_out(arm: Arm, body: str) -> np.ndarray:
     """The shortest of some moves sideways after which nothing is above an object, m, [3]."""
     position, _ = arm.body(body)
-    low, high = _boxes(arm, body).bounds(position, np.eye(3))
-    around, radius = _boxes(arm, leave_out=body), float((high - low)[:2].max()) / 2 + 0.01
+    low, high = boxes_of(arm, body).bounds(position, np.eye(3))
+    around, radius = boxes_of(arm, leave_out=body), float((high - low)[:2].max()) / 2 + 0.01
     for distance in (0.0, 0.03, 0.06, 0.09, 0.12):
         for step in range(8):
             yaw = 2 * math.pi * step / 8
@@ -311,43 +324,45 @@ def _way_out(arm: Arm, body: str) -> np.ndarray:
     return np.zeros(3)
 
 
-def _held(arm: Arm, name: str) -> bool:
+def held(arm: Arm, name: str) -> bool:
+    """Whether both fingers touch an object."""
     sim = arm.sim
     return bool(sim._check_grasp(sim.robots[0].gripper, sim.get_object(name).contact_geoms))
 
 
-def _destination(arm: Arm, name: str, target: str) -> np.ndarray:
+def destination(arm: Arm, name: str, target: str) -> np.ndarray:
     """Where an object's origin goes, [3]."""
-    below, _ = _height(arm, name)
+    below, _ = extent(arm, name)
     if target in arm.sim.object_sites_dict:
         site, rotation = arm.site(target)
         half = np.abs(rotation @ arm.env._model.site(target).size)
+        # side by side with what else the goal puts there
         sharing = [goal[1] for goal in arm.sim.parsed_problem["goal_state"] if target in goal]
-        place = (sharing.index(name) + 0.5) / len(sharing) - 0.5  # side by side
+        place = (sharing.index(name) + 0.5) / len(sharing) - 0.5 if name in sharing else 0.0
         site[0] += (1.2 if half[2] > 0.01 else 2.4) * half[0] * place
         floor = site[2] + half[2]
-        if region := _region(arm, target):
-            around = _boxes(arm, arm.env._model.body(region).name)
+        if region := region_of(arm, target):
+            around = boxes_of(arm, arm.env._model.body(region).name)
             if half[2] > 0.01:  # a space to be in: let go where the hand is above its walls
                 _, top = around.bounds(np.zeros(3), np.eye(3))
                 floor = max(site[2] - half[2], top[2] - 0.02)
             elif abs(rotation[2, 2]) > 0.9:  # level
                 floor = max(floor, around.top(site, site, 0.0))
         return np.array([site[0], site[1], floor - below + 0.01])
-    position, _ = arm.body(_body(arm, target))
+    position, _ = arm.body(body_of(arm, target))
     return position + np.array([0.0, 0.0, 0.015])
 
 
-def _region(arm: Arm, site: str) -> int:
+def region_of(arm: Arm, site: str) -> int:
     """Number of the body that a region belongs to; 0 for a place on the table."""
     body = int(arm.env._model.site(site).bodyid[0])
     return body if arm.sim.object_sites_dict[site].joints is not None else 0
 
 
-def _shift(arm: Arm, name: str, goal: np.ndarray) -> list[Waypoint]:
+def shift(arm: Arm, name: str, goal: np.ndarray) -> list[Waypoint]:
     """Pushes an object over the table, the open fingers around its side."""
-    position, _ = arm.body(_body(arm, name))
-    low, high = _boxes(arm, _body(arm, name)).bounds(position, np.eye(3))
+    position, _ = arm.body(body_of(arm, name))
+    low, high = boxes_of(arm, body_of(arm, name)).bounds(position, np.eye(3))
     way = (goal - position) * [1.0, 1.0, 0.0]
     length = float(np.linalg.norm(way))
     behind = -float((high - low)[:2].max()) / 2 * way / length
@@ -358,32 +373,32 @@ def _shift(arm: Arm, name: str, goal: np.ndarray) -> list[Waypoint]:
     return skills.push(start, position + way + behind, rotation, OPEN)
 
 
-def _joints(arm: Arm, name: str) -> list[str]:
+def joints_of(arm: Arm, name: str) -> list[str]:
     """Joints of an articulated object or of the drawer around a region."""
     sites = arm.sim.object_sites_dict
     return list((sites[name] if name in sites else arm.sim.get_object(name)).joints or ())
 
 
-def _slide(arm: Arm, joint: str) -> tuple[str, np.ndarray, float]:
+def slide(arm: Arm, joint: str) -> tuple[str, np.ndarray, float]:
     """A joint's body, its axis in the world [3], its position."""
     model, data = arm.env._model, arm.env._data
     body = model.body(model.joint(joint).bodyid[0]).name
     return body, data.joint(joint).xaxis.copy(), arm.joint(joint)
 
 
-def _open(arm: Arm, name: str, attempt: int) -> list[Waypoint]:
+def open_drawer(arm: Arm, name: str, attempt: int) -> list[Waypoint]:
     """Pulls a drawer by its handle, which is what reaches out farthest."""
-    body, axis, q = _slide(arm, _joints(arm, name)[0])
-    boxes = _boxes(arm, body)
+    body, axis, q = slide(arm, joints_of(arm, name)[0])
+    boxes = boxes_of(arm, body)
     handle = boxes.centers[np.argmax(boxes.centers @ -axis)]
     rotation = _nearest(arm, axis, np.array([0.0, 0.0, 1.0]))
     return skills.pull(handle, rotation, (0.17 + q) * -axis)
 
 
-def _close(arm: Arm, name: str, attempt: int) -> list[Waypoint]:
+def close_drawer(arm: Arm, name: str, attempt: int) -> list[Waypoint]:
     """Pushes a drawer's handle, the hand leaning away from the front."""
-    body, axis, q = _slide(arm, _joints(arm, name)[0])
-    boxes = _boxes(arm, body)
+    body, axis, q = slide(arm, joints_of(arm, name)[0])
+    boxes = boxes_of(arm, body)
     handle = boxes.centers[np.argmax(boxes.centers @ -axis)]
     rotation = _nearest(arm, axis - [0.0, 0.0, 1.5], np.cross(axis, [0.0, 0.0, 1.0]))
     return skills.push(handle - 0.05 * axis, handle + (0.06 - q) * axis, rotation, CLOSED)
@@ -395,12 +410,18 @@ def _nearest(arm: Arm, approach: np.ndarray, line: np.ndarray) -> np.ndarray:
     return min(both, key=lambda end: float(np.linalg.norm(skills.turn(arm.rotation, end))))
 
 
-def _turn_on(arm: Arm, name: str, attempt: int) -> list[Waypoint]:
-    """Twists a knob by the bar on its top."""
-    body, axis, q = _slide(arm, _joints(arm, name)[0])
+def turn_knob(arm: Arm, name: str, attempt: int, target: float = 0.9) -> list[Waypoint]:
+    """Twists a knob by the bar on its top, to a position in rad."""
+    body, axis, q = slide(arm, joints_of(arm, name)[0])
     (grip,) = _knob(arm, body)
     position = arm.body(body)[0] + grip.offset
-    return skills.twist(position, grip.rotation, (0.9 - q) * np.sign(axis[2]))
+    return skills.twist(position, grip.rotation, (target - q) * np.sign(axis[2]))
 
 
-_SKILLS = {"in": _move, "on": _move, "open": _open, "close": _close, "turnon": _turn_on}
+_SKILLS = {
+    "in": _move,
+    "on": _move,
+    "open": open_drawer,
+    "close": close_drawer,
+    "turnon": turn_knob,
+}

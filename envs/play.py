@@ -245,7 +245,11 @@ def _detour(arm: Arm, first: Waypoint, rng: np.random.Generator) -> list[Waypoin
 
 SceneMaker = Callable[[Any], Scene]
 _SCENES: dict[str, SceneMaker] = {}
-_SCENE_MODULES = ("envs.play_cubes", "envs.play_door")  # they call register_scene
+_SCENE_MODULES = (
+    "envs.play_cubes",
+    "envs.play_door",
+    "envs.play_libero",
+)  # they call register_scene
 
 
 def register_scene(prefix: str, make: SceneMaker) -> None:

@@ -69,6 +69,11 @@ class RobosuiteSim(MujocoSimEnv):
         """How it is stepped: "lean", or "package" if asked for or needed by the configuration."""
         return "package" if self._lean is None else "lean"
 
+    @property
+    def source(self) -> str:
+        """The MJCF that the present model was compiled from."""
+        return self._xml
+
     def _initialize_sim(self, xml_string: str | None = None) -> None:
         xml = xml_string or self._sim.model.get_xml()
         if xml == self._xml:
@@ -105,6 +110,14 @@ class RobosuiteSim(MujocoSimEnv):
 
         possible = not robosuite_lean.obstacle(self._sim)
         return robosuite_lean.LeanStepping(self._sim) if possible else None
+
+    def step_by(self, stepping: Any) -> None:
+        """Has control steps taken by something else until the next reset.
+
+        Args:
+            stepping: its `step(action)` returns state, reward and the package's `done`.
+        """
+        self._lean = stepping
 
     def _prepare_reset(self) -> None:
         """Puts right what the package's reset does not."""
@@ -214,7 +227,7 @@ class RobosuiteEnv(RobosuiteSim):
                 sim = package.make(
                     task,
                     robots=robots,
-                    controller_configs=_controller_configs(package, env_id, robots, controller),
+                    controller_configs=controller_configs(package, env_id, robots, controller),
                     control_freq=control_freq,
                     reward_shaping=True,
                     horizon=horizon * options.action_repeat,  # Wipe scales its reward by it
@@ -296,7 +309,7 @@ def flatten(observation: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([observation["object-state"], *(observation[name] for name in robots)])
 
 
-def _controller_configs(
+def controller_configs(
     package: Any, env_id: str, robots: str | list[str], controller: str | dict[str, Any]
 ) -> list[dict[str, Any]]:
     """One configuration per robot, in the form of the installed version."""

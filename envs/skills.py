@@ -60,6 +60,16 @@ class Arm:
         """
         self.env = env
         self._robot = robot
+        self._facts: tuple[Any, dict[Any, Any]] = (None, {})
+
+    def once(self, key: Any, find: Callable[[], Any]) -> Any:
+        """What `find` returned for this key, looked for once per model."""
+        if self._facts[0] is not self.env._model:
+            self._facts = (self.env._model, {})
+        known = self._facts[1]
+        if key not in known:
+            known[key] = find()
+        return known[key]
 
     @property
     def sim(self) -> Any:

@@ -77,6 +77,9 @@ class DemoLayout:
         dones = out.get("dones")
         if dones is not None and dones.dtype == bool:
             out["dones"] = dones.astype(self.done)
+        rewards = out.get("rewards")
+        if rewards is not None and self.name == "libero" and _is_binary(rewards):
+            out["rewards"] = rewards.astype(np.uint8)  # exact, and what its authors store
         return out
 
     def attributes(self, index: int, length: int) -> dict[str, Any]:
@@ -233,6 +236,11 @@ def foreign_columns(group: Any) -> tuple[dict[str, Column], list[str]]:
         for name, convert in derived.items():
             columns.setdefault(name, Column(Feature("bool"), "rewards", convert=convert))
     return columns, left_out
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    """Whether all are 0 or 1 to the bit; -0.0 is not."""
+    return values.tobytes() == (values == 1).astype(values.dtype).tobytes()
 
 
 def _flags(values: np.ndarray) -> np.ndarray:

@@ -193,6 +193,36 @@ def test_simulator_states_and_initial_state(tmp_path):
     assert episode["states"].shape == (5, 1 + env._model.nq + env._model.nv)
 
 
+@pytest.mark.skipif(not os.environ.get("LIBERO_ASSETS"), reason="needs LIBERO's models")
+def test_a_libero_file_is_laid_out_as_its_authors_do(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    pytest.importorskip("libero")
+    path, task = tmp_path / "demos.hdf5", "libero/libero_goal/0"
+    settings = CollectSettings(episodes=1, noise=0)
+    args = {"horizon": 4, "obs": "both", "image_size": 24}
+    ours = collect(path, settings, task, args, format="libero")
+    with h5py.File(path) as file:
+        names = {"problem_info", "bddl_file_name", "bddl_file_content", "env_args", "env_name"}
+        names |= {"num_demos", "total", "macros_image_convention"}
+        assert names <= set(file["data"].attrs)
+        demo = file["data/demo_0"]
+        assert {"num_samples", "model_file", "init_state"} <= set(demo.attrs)
+        for name in ("actions", "states", "robot_states", "rewards", "dones"):
+            assert len(demo[name]) == 4
+        wanted = {"agentview_rgb": (4, 24, 24, 3), "eye_in_hand_rgb": (4, 24, 24, 3)}
+        wanted |= {"ee_pos": (4, 3), "ee_ori": (4, 3), "ee_states": (4, 6)}
+        wanted |= {"gripper_states": (4, 2), "joint_states": (4, 7)}
+        assert {name: demo["obs"][name].shape for name in wanted} == wanted
+    copy = tmp_path / "copy.hdf5"
+    data.convert(path, copy, "libero")
+    theirs = data.open_dataset(copy)
+    assert data.detect(copy).name == "libero" and theirs.meta["hdf5"] == ours.meta["hdf5"]
+    one, two = ours.episode(0), theirs.episode(0)
+    assert one.keys() == two.keys()
+    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+    assert theirs.episode_meta(0) == ours.episode_meta(0)
+
+
 def test_stored_states_in_turn_and_dict_observations(tmp_path):
     settings = CollectSettings(episodes=5, noise=0)
     args = {"obs": "both", "horizon": 20}

@@ -149,6 +149,32 @@ def test_liberos_own_file(tmp_path):
         np.testing.assert_array_equal(state, old["data/demo_0"].attrs["init_state"])
 
 
+def test_rewards_of_a_libero_file_are_stored_as_its_authors_do(tmp_path):
+    features = {"action": Feature("float32", (2,)), "next.reward": Feature("float32")}
+    features["next.done"] = Feature("bool")
+    meta = {"hdf5": {"bddl_file_content": "(define)", "macros_image_convention": "opengl"}}
+    path = tmp_path / "d.hdf5"
+    rewards = [[0, 0, 1], [0.5, -0.0, 1]]
+    settings = {"env_id": "e", "fps": 20, "features": features, "meta": meta}
+    with data.create(path, "libero", **settings) as writer:
+        for values in rewards:
+            columns = {
+                "action": np.zeros((3, 2), np.float32),
+                "next.reward": np.array(values, np.float32),
+                "next.done": np.array([False, False, True]),
+            }
+            writer.add_episode(columns, "open", {"model_file": "<mujoco>" + "x" * 100_000})
+    with h5py.File(path) as file:
+        assert file["data"].attrs["bddl_file_content"] == "(define)"
+        assert file["data"].attrs["macros_image_convention"] == "opengl"
+        assert file["data/demo_0/rewards"].dtype == file["data/demo_0/dones"].dtype == np.uint8
+        assert file["data/demo_1/rewards"].dtype == np.float32
+        assert len(file["data/demo_0"].attrs["model_file"]) == 100_008
+    dataset = data.open_dataset(path)
+    for index, values in enumerate(rewards):
+        assert_same(dataset.episode(index), {"next.reward": np.array(values, np.float32)})
+
+
 def test_regenerated_libero_data_has_its_task_in_the_name(tmp_path):
     path = tmp_path / "pick_up_the_milk_demo.hdf5"
     libero_file(path, attributes=False)

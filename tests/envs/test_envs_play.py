@@ -1,7 +1,9 @@
 """Play goes on for ever, is reproducible, and is as careless as it says."""
 
 import dataclasses
+import importlib.util
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +13,10 @@ from envs import play
 from envs.play import PlaySettings, Scene, Skill
 from envs.skills import CLOSED, HERE, OPEN, Waypoint
 
+needs_libero = pytest.mark.skipif(
+    not (importlib.util.find_spec("libero") and os.environ.get("LIBERO_ASSETS")),
+    reason="needs hf-libero, and LIBERO_ASSETS to name the folder of its models",
+)
 CAREFUL = PlaySettings(wander=0, half=0, miss=0, via=0, idle=0, speed=(1, 1), noise=(0, 0))
 
 
@@ -158,3 +164,65 @@ def test_a_cube_at_the_edge_is_brought_back():
             break
     assert expert.tally[name] == [1, 1]
     assert abs(expert.look()["cubeA.y"]) < 0.2
+
+
+@pytest.fixture(scope="module")
+def libero():
+    """The table that libero_goal's tasks share, and its player."""
+    env = envs.make("libero/libero_goal/0", horizon=100_000)
+    env.reset(seed=0)
+    return env, play.expert(env, 0)
+
+
+def afforded(expert):
+    return {skill.name for skill in expert.scene.skills if skill.affords(expert._arm)}
+
+
+def put_joint(env, name, value):
+    env.unwrapped._sim.sim.data.set_joint_qpos(name, value)
+    env.unwrapped._sim.sim.forward()
+
+
+@needs_libero
+def test_a_libero_table_affords_what_its_state_allows(libero):
+    env, expert = libero
+    env.reset(seed=0)
+    drawer, stove = "wooden_cabinet_1_middle_region", "flat_stove_1"
+    names = {skill.name for skill in expert.scene.skills}
+    assert {"put wine_bottle_1 on wine_rack_1_top_region", "push plate_1 left"} <= names
+    assert "put cream_cheese_1 on wine_rack_1_top_region" not in names
+    found = afforded(expert)
+    assert {f"open {drawer}", f"turn on {stove}", "lift akita_black_bowl_1"} <= found
+    assert not {f"close {drawer}", f"turn off {stove}", "put plate_1 down"} & found
+    assert expert.look()["akita_black_bowl_1.place"] == 0.0
+    put_joint(env, "wooden_cabinet_1_middle_level", -0.15)
+    put_joint(env, "flat_stove_1_button", 0.9)
+    bowl = env.unwrapped._sim.sim.data.get_joint_qpos("akita_black_bowl_1_joint0").copy()
+    put_joint(env, "akita_black_bowl_1_joint0", [*bowl[:2], 0.4, *bowl[3:]])  # fallen off
+    found = afforded(expert)
+    assert {f"close {drawer}", f"turn off {stove}"} <= found
+    assert not {f"open {drawer}", "open wooden_cabinet_1_top_region"} & found  # one at a time
+    assert not [name for name in found if "akita_black_bowl_1" in name]
+    assert expert.look()["akita_black_bowl_1.place"] == -1.0
+
+
+@needs_libero
+def test_play_in_libero_achieves_skills_and_resumes_exactly(libero):
+    env, expert = libero
+    env.reset(seed=0)
+    wanted = "turn on flat_stove_1"
+    scene, settings = expert.scene, expert.settings
+    chosen = tuple(skill for skill in scene.skills if skill.name == wanted)
+    expert.scene, expert.settings = dataclasses.replace(scene, skills=chosen), CAREFUL
+    for _ in range(150):
+        assert not any(env.step(expert.act(None))[2:4])
+        if expert.tally[wanted][1]:
+            break
+    assert expert.tally[wanted][1] == 1 and expert.look()["flat_stove_1"] >= 0.5
+    expert.scene, expert.settings = scene, settings
+    saved, state = env.get_state(), json.loads(json.dumps(expert.get_state()))
+    expected = [env.step(expert.act(None))[0] for _ in range(40)]
+    env.set_state(saved)
+    again = play.expert(env, 99)
+    again.set_state(state)
+    assert np.array_equal(expected, [env.step(again.act(None))[0] for _ in range(40)])
