@@ -5,6 +5,7 @@ plates, in bowls and baskets, on stoves, cabinets and racks and into open drawer
 opened and closed, knobs turned. What leaves the table or the arm's reach is left there.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def lift(table: Table, name: str) -> Skill:
 
 
 def push(table: Table, name: str, direction: str) -> Skill:
-    """Along the table, 5 to 12 cm, the open fingers around its side."""
+    """Along the table, 5 to 12 cm or so, the open fingers around its side."""
     way = np.append(DIRECTIONS[direction], 0.0)
 
     def affords(arm: Arm) -> bool:
@@ -62,8 +63,11 @@ def push(table: Table, name: str, direction: str) -> Skill:
         return bool(inside and clear and high[2] - low[2] < 0.1 and table.in_reach(arm, back))
 
     def plan(arm: Arm, rng: np.random.Generator) -> list[Waypoint]:
-        goal = table.at(arm, name) + rng.uniform(0.05, 0.12) * way
-        points = shapes.shift(table.home, name, goal)
+        goal = table.at(arm, name) + rng.uniform(0.08, 0.15) * way
+        points = [  # pressed on the table, the fingers stay 3 cm above where they are sent
+            dataclasses.replace(point, tolerance=max(point.tolerance, 0.045))
+            for point in shapes.shift(table.home, name, goal)
+        ]
         return table.travel(arm, points, rng, np.asarray(points[0].position))
 
     return Skill(f"push {name} {direction}", affords, plan, _has_moved(name, DIRECTIONS[direction]))

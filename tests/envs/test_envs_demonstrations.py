@@ -99,6 +99,6 @@ def test_liberos_arrays_and_attributes():
     data = mujoco.MjData(model)
     data.qpos[:] = row["states"][1 : 1 + model.nq]
     mujoco.mj_forward(model, data)
-    assert np.abs(data.xpos - env._data.xpos).max() < 1e-6
+    assert np.abs(data.xpos - env._data.xpos).max() < 2e-5  # MuJoCo writes six digits
     other = mujoco.MjModel.from_xml_string(env.source)
     assert np.abs(other.body_pos - model.body_pos).max() > 0.01  # what the source alone lacks

@@ -56,7 +56,8 @@ def test_malformed_samples_are_counted_and_dropped(open_wire, free_port, tmp_pat
         return Attachment(next(count), time.time_ns(), bytes(16)).pack()
 
     def put(payload, key=KEY, **given):
-        raw.put(key, payload, **{"attachment": attachment(), **given})
+        given = {"attachment": attachment(), **given}
+        raw.put(key, payload, congestion_control=zenoh.CongestionControl.BLOCK, **given)
 
     arrived(lambda: put(good), heard)
     pickled = b"cos\nmkdir\n(V" + str(tmp_path / "unpickled").encode() + b"\ntR."
