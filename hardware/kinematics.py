@@ -4,7 +4,6 @@ The table (Craig's modified convention) lies in the limits file of an arm, so th
 computer needs no simulator. Tests hold it against the MuJoCo model of the twin.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,13 +41,6 @@ class Chain:
         self._turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
         steps = np.append(np.hypot(a, d)[1:], np.linalg.norm(self._tool))
         self.reach = np.cumsum(steps[::-1])[::-1]
-
-    def with_tool(self, position: Sequence[float]) -> "Chain":
-        """Returns the same arm with its tool elsewhere in the last joint's frame: m, [3]."""
-        other = copy.copy(self)
-        other._tool = np.asarray(position, float)
-        other.reach = self.reach + np.linalg.norm(other._tool) - np.linalg.norm(self._tool)
-        return other
 
     def tool(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position and rotation of the tool.

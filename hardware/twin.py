@@ -37,7 +37,6 @@ class MujocoTwin:
         spec: of the arm.
         model: the `mujoco.MjModel`.
         data: its `mujoco.MjData`; objects may be placed in it before activation.
-        scene_option: what is drawn, an `mujoco.MjvOption`; None for MuJoCo's choice.
     """
 
     def __init__(
@@ -94,7 +93,6 @@ class MujocoTwin:
         self._begun = self._now = clock()
         self._grip = spec.gripper.opening if spec.gripper else 0.0
         self._pictures = _Pictures(self)
-        self.scene_option: Any = None
 
     # ---------------------------------------------------------------- Driver
 
@@ -136,7 +134,7 @@ class MujocoTwin:
                 q[self._arm],
                 v[self._arm],
                 self.data.qfrc_applied[self._v[self._arm]],
-                float(np.abs(q[self._arm.stop :]).sum()),
+                float(q[self._arm.stop :].sum()),
                 self._wrench(),
                 images,
             )
@@ -238,16 +236,13 @@ class MujocoTwin:
         np.maximum(effort, -self._effort, out=effort)  # np.clip costs more than all the rest
         data.qfrc_applied[dofs] = np.minimum(effort, self._effort, out=effort)
         if len(self._q) > self._arm.stop:
-            self._push_fingers()
-
-    def _push_fingers(self) -> None:
-        """Sets the fingers' efforts for the next step."""
-        data, fingers = self.data, slice(self._arm.stop, None)
-        count = len(self._q) - self._arm.stop
-        error = self._grip / count - np.abs(data.qpos[self._q[fingers]])
-        force = _FINGER[0] * error - _FINGER[1] * data.qvel[self._v[fingers]]
-        most = self.spec.gripper.effort
-        data.qfrc_applied[self._v[fingers]] = np.minimum(np.maximum(force, -most), most)
+            fingers = slice(self._arm.stop, None)
+            count = len(self._q) - self._arm.stop
+            error = self._grip / count - np.abs(data.qpos[self._q[fingers]])
+            force = _FINGER[0] * error - _FINGER[1] * data.qvel[self._v[fingers]]
+            most = self.spec.gripper.effort
+            force = np.minimum(np.maximum(force, -most), most)
+            data.qfrc_applied[self._v[fingers]] = force
 
     def _hold(self) -> None:
         here = self.data.qpos[self._q[self._arm]].copy()
@@ -351,7 +346,7 @@ class _Pictures:
             except Exception as error:  # each GL backend raises its own type
                 raise HardwareError(f"no picture can be drawn: {error}") from error
         renderer = self._renderers[size]
-        renderer.update_scene(data, camera.name, self._twin.scene_option)
+        renderer.update_scene(data, camera.name)
         for mark in marks:
             ball = renderer.scene.geoms[renderer.scene.ngeom]
             sphere, around = mujoco.mjtGeom.mjGEOM_SPHERE, np.eye(3).ravel()
