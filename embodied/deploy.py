@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -281,7 +283,7 @@ def _play(deployment: Deployment, env: Any, actor: Actor, outcome: Outcome) -> N
     streams, broken = Streams(deployment.seed), 0
     end = time.monotonic() + (deployment.seconds or float("inf"))
     try:
-        with StatusLine(env.station) as line:
+        with _stoppable(), StatusLine(env.station) as line:
             for index in range(deployment.episodes):
                 episode = _episode(deployment, env, actor, index, streams, end, line)
                 outcome.episodes.append(episode)
@@ -298,6 +300,20 @@ def _play(deployment: Deployment, env: Any, actor: Actor, outcome: Outcome) -> N
     outcome.latched = env.station.observe().latched
     if env.faults and (outcome.latched or broken >= BREAKS):
         outcome.problem = outcome.problem or env.faults[-1]
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, also in a job that a shell made deaf to them."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _episode(

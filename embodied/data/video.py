@@ -15,6 +15,9 @@ from embodied.data.layout import DatasetError
 
 CODEC = "libx264"
 OPTIONS = {"crf": "18", "g": "2", "bf": "0", "preset": "fast", "threads": "1"}
+# Between key frames this near there is nothing to look ahead to, and in pictures of 16x16 x264's
+# look-ahead reads memory that it never wrote: the same pictures gave other bytes now and then.
+OPTIONS["rc-lookahead"] = "0"
 STATISTICS_FROM = 100  # pictures of an episode
 Stats = dict[str, np.ndarray]
 

@@ -224,9 +224,10 @@ def _steps(path):
     return sum(message.topic == "/step" for message in read(path))
 
 
-def test_ctrl_c_stops_the_arm_and_closes_the_recording(here):
-    process, path = start(here, "episodes=99", "record=stopped")
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_the_arm_and_closes_the_recording(here, number):
+    process, path = start(here, "episodes=99", f"record=stopped{number}")
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "the arm is at rest" in err
     assert flights.read_flight(path).loop["steps"] > 0  # the last note: the file was closed

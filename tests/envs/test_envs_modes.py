@@ -9,7 +9,7 @@ from gymnasium.spaces import Dict
 import envs
 from embodied.core.collector import EnvCollector
 from embodied.core.types import UserError
-from envs import rendering
+from envs import batch, rendering
 from envs.instructions import instruction
 
 MAZE = "maze/point-v0"
@@ -127,7 +127,7 @@ def test_vectors_of_dicts_agree_and_alias_nothing():
     sync, workers = vectors
     sync.reset(seed=1)
     workers.set_state(sync.get_state())
-    assert equal(workers.workers.observations(), sync._observations.copy())
+    assert equal(workers.workers.observations(), batch.stack(sync._last))
     assert equal(workers.step(action)[0], sync.step(action)[0])
     workers.close()
 
