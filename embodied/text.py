@@ -113,6 +113,12 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
     streams = Streams(train.seed)
     if train.data:
         texts = read(train.data, model.tokenizer)
+        strange = [prompt for prompt in texts.prompts if not task.understands(prompt)]
+        if strange:
+            raise UserError(
+                f"{train.data}: {strange[0]!r} is no problem of task={train.task}, whose verifier "
+                "rewards the answers"
+            )
     else:
         texts = _made(task, length, streams.numpy("task"))
 

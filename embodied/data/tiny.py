@@ -8,6 +8,7 @@ has the skill and calibrated slips: something to improve.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +71,11 @@ class Chain:
                 total = (total + 1 + int(rng.integers(self.modulus - 1))) % self.modulus
             steps.append(total)
         return _text(steps) + END
+
+    def understands(self, prompt: str) -> bool:
+        """Whether a text is a problem of this task."""
+        shape = rf"\^c(?=\d)\d*{PAD}*:"
+        return len(prompt) == self.longest + 3 and re.fullmatch(shape, prompt) is not None
 
     def mistake(self, prompt: str, rng: np.random.Generator) -> str:
         """An attempt that slips at one step, or more, somewhere."""

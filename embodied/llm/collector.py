@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from embodied.core.types import Batch, Rollout, State
-from embodied.llm.task import Prompts, Score, padded_ids
+from embodied.llm.task import Passes, Score, padded_ids
 from policies.lm import LanguageModel
 from policies.sampling import Completions, Engine, Sampling, generate
 
@@ -55,7 +55,7 @@ class TextCollector:
         group: answers per prompt.
     """
 
-    def __init__(self, prompts: Prompts, score: Score, batch: int, group: int) -> None:
+    def __init__(self, prompts: Passes, score: Score, batch: int, group: int) -> None:
         self.prompts, self.score, self.batch, self.group = prompts, score, batch, group
 
     @property
@@ -68,7 +68,7 @@ class TextCollector:
 
     def collect(self, policy: LanguagePolicy) -> Rollout:
         """One batch of answers; the reward is on the last token of each."""
-        prompts = self.prompts.next(self.batch)
+        prompts = self.prompts.draw(self.batch)
         drawn, texts, (ids, ids_mask) = policy.answer(prompts, self.group)
         asked = [prompt for prompt in prompts for _ in range(self.group)]
         scores = np.array([self.score(p, text) for p, text in zip(asked, texts, strict=True)])

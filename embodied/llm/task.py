@@ -19,33 +19,32 @@ Score = Callable[[str, str], float]
 """(prompt, response) -> reward; 1 and above counts as a success."""
 
 
-class Prompts:
-    """Prompts in a random order, over and over; the place in it is part of a checkpoint.
+class Passes:
+    """Items in a random order, over and over; the place in it is part of a checkpoint.
 
     Args:
-        prompts: at least one.
+        items: at least one.
         rng: orders each pass.
     """
 
-    def __init__(self, prompts: Sequence[str], rng: np.random.Generator) -> None:
-        if not len(prompts):
-            raise UserError("there are no prompts")
-        self.prompts = prompts
+    def __init__(self, items: Sequence[Any], rng: np.random.Generator) -> None:
+        if not len(items):
+            raise UserError("there is nothing to learn from: no prompts, responses or pairs")
+        self.items = items
         self._rng = rng
         self._order = np.arange(0)
         self._at = 0
 
-    def next(self, n: int) -> list[str]:
-        """n prompts."""
-        return [self.prompts[i] for i in self.indices(n)]
+    def __len__(self) -> int:
+        return len(self.items)
 
-    def indices(self, n: int) -> np.ndarray:
-        """Positions of the next n: int64[n]."""
+    def draw(self, n: int) -> list[Any]:
+        """The next n items."""
         while len(self._order) - self._at < n:
-            fresh = self._rng.permutation(len(self.prompts))
+            fresh = self._rng.permutation(len(self.items))
             self._order, self._at = np.concatenate([self._order[self._at :], fresh]), 0
         self._at += n
-        return self._order[self._at - n : self._at]
+        return [self.items[i] for i in self._order[self._at - n : self._at]]
 
     def state_dict(self) -> State:
         """The order, the place in it and the generator."""
@@ -53,22 +52,22 @@ class Prompts:
             "rng": self._rng.bit_generator.state,
             "order": self._order.copy(),
             "at": self._at,
-            "prompts": len(self.prompts),
+            "items": len(self.items),
         }
 
     def load_state_dict(self, state: State) -> None:
         """Take over a state; refuse that of another list."""
-        if state["prompts"] != len(self.prompts):
+        if state["items"] != len(self.items):
             raise UserError(
-                f"the run had {state['prompts']} prompts, here are {len(self.prompts)}; resume it "
-                "with the same data"
+                f"the run had {state['items']} rows, here are {len(self.items)}; resume it with "
+                "the same data"
             )
         self._rng.bit_generator.state = state["rng"]
         self._order, self._at = np.array(state["order"]), int(state["at"])
 
 
-class ExampleSource:
-    """Batches of examples, each example once per pass.
+class ExampleSource(Passes):
+    """Batches of `Example`s, each once per pass.
 
     Args:
         examples: what there is to learn from.
@@ -79,11 +78,8 @@ class ExampleSource:
     def __init__(
         self, examples: Sequence[Example], model: LanguageModel, rng: np.random.Generator
     ) -> None:
-        self._order = Prompts(examples, rng)
+        super().__init__(examples, rng)
         self._model = model
-
-    def __len__(self) -> int:
-        return len(self._order.prompts)
 
     def next(self, n: int) -> Batch:
         """n examples.
@@ -91,44 +87,20 @@ class ExampleSource:
         Returns:
             prompt [n, P], prompt_mask, completion [n, T], mask, and weight [n].
         """
-        chosen = self._order.next(n)
-        prompt, prompt_mask = padded_ids(self._model, [e.prompt for e in chosen], left=True)
-        completion, mask = padded_ids(self._model, [e.response for e in chosen])
-        weight = torch.tensor([e.weight for e in chosen], device=prompt.device)
-        return {
-            "prompt": prompt,
-            "prompt_mask": prompt_mask,
-            "completion": completion,
-            "mask": mask,
-            "weight": weight,
-        }
-
-    def state_dict(self) -> State:
-        """Order and place."""
-        return self._order.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over order and place."""
-        self._order.load_state_dict(state)
+        chosen = self.draw(n)
+        batch = _rows(self._model, [e.prompt for e in chosen], [e.response for e in chosen])
+        weight = torch.tensor([e.weight for e in chosen], device=self._model.device)
+        return {**batch, "weight": weight}
 
 
-class PairSource:
-    """Batches of preferences, each pair once per pass.
-
-    Args:
-        pairs: what there is to learn from.
-        model: its tokenizer makes ids of texts.
-        rng: orders each pass.
-    """
+class PairSource(Passes):
+    """Batches of `Pair`s, each once per pass; see `ExampleSource`."""
 
     def __init__(
         self, pairs: Sequence[Pair], model: LanguageModel, rng: np.random.Generator
     ) -> None:
-        self._order = Prompts(pairs, rng)
+        super().__init__(pairs, rng)
         self._model = model
-
-    def __len__(self) -> int:
-        return len(self._order.prompts)
 
     def next(self, n: int) -> Batch:
         """n pairs as 2 n rows: the chosen responses, then the rejected ones in the same order.
@@ -136,21 +108,20 @@ class PairSource:
         Returns:
             prompt [2 n, P], prompt_mask, completion [2 n, T], mask.
         """
-        chosen = self._order.next(n)
-        prompts = 2 * [pair.prompt for pair in chosen]
+        chosen = self.draw(n)
         responses = [pair.chosen for pair in chosen] + [pair.rejected for pair in chosen]
-        prompt, prompt_mask = padded_ids(self._model, prompts, left=True)
-        completion, mask = padded_ids(self._model, responses)
-        columns = ("prompt", "prompt_mask", "completion", "mask")
-        return dict(zip(columns, (prompt, prompt_mask, completion, mask), strict=True))
+        return _rows(self._model, 2 * [pair.prompt for pair in chosen], responses)
 
-    def state_dict(self) -> State:
-        """Order and place."""
-        return self._order.state_dict()
 
-    def load_state_dict(self, state: State) -> None:
-        """Take over order and place."""
-        self._order.load_state_dict(state)
+def _rows(model: LanguageModel, prompts: Sequence[str], responses: Sequence[str]) -> Batch:
+    prompt, prompt_mask = padded_ids(model, prompts, left=True)
+    completion, mask = padded_ids(model, responses)
+    return {
+        "prompt": prompt,
+        "prompt_mask": prompt_mask,
+        "completion": completion,
+        "mask": mask,
+    }
 
 
 def padded_ids(
@@ -191,7 +162,7 @@ class TextTask:
     pairs: Sequence[Pair] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
-    def questions(self) -> Prompts:
+    def questions(self) -> Passes:
         """The prompts as an endless list.
 
         Raises:
@@ -199,7 +170,7 @@ class TextTask:
         """
         if self.prompts is None or self.score is None:
             raise UserError("this method generates answers; give a task with prompts and a reward")
-        return Prompts(self.prompts, self.streams.numpy("prompts"))
+        return Passes(self.prompts, self.streams.numpy("prompts"))
 
     def demonstrations(self) -> ExampleSource:
         """The examples as a source.

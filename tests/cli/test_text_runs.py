@@ -99,6 +99,12 @@ def test_mistakes(override, message, model, tmp_path):
         train(tmp_path / "run", model, "method=sft", override)
 
 
+def test_prompts_that_the_reward_does_not_know(model, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "What is 1+1?"}\n')
+    with pytest.raises(UserError, match="'What is 1\\+1\\?' is no problem of task=chain"):
+        train(tmp_path / "run", model, *GRPO, f"data={tmp_path / 'rows.jsonl'}")
+
+
 def test_a_robot_does_not_talk(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"method": "sac", "env": "maze/point-v0"}))
     (tmp_path / "config.json").write_text("{}")

@@ -200,6 +200,8 @@ def test_a_client_that_does_not_read_is_cut(monkeypatch):
             with contextlib.suppress(ConnectionClosed):
                 link.send(pack(question(number)))
         until(lambda: server.counts["stuck"] == 1, "the end of patience")
+        with asking(server) as policy:
+            assert policy.act([row()])[0].shape == (200_000, 4)
 
 
 def test_a_late_answer_is_never_taken_for_another():

@@ -232,6 +232,7 @@ def test_a_dead_connection_is_replaced(proxied, mode):
     heard.clear()
     until(lambda: policy.connected)
     arrived(lambda: tell(state()), heard)
+    assert policy.connected and not policy.dropped
 
 
 def test_all_moves_to_a_session_that_is_opened_anew(pair):
