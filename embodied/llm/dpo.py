@@ -19,21 +19,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from embodied.core.guards import check_loss
-from embodied.core.optim import Adam
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
-from embodied.core.types import Batch, Metrics, Source, State
-from embodied.llm.collector import LanguagePolicy
+from embodied.core.types import Metrics, Source
+from embodied.llm.learner import LanguageLearner
 from embodied.llm.schedules import warm_cosine
 from embodied.llm.task import TextTask
-from embodied.objectives.likelihood import sequence_sums, token_log_probs
+from embodied.objectives.likelihood import sequence_sums
 from embodied.objectives.preference import KINDS, preference_loss
-from policies.lm import LanguageModel
-from policies.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,37 +66,29 @@ class DPOConfig:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}")
 
 
-class DPO:
+class DPO(LanguageLearner):
     """A language model fitted to preferences."""
 
     def __init__(self, config: DPOConfig, task: TextTask) -> None:
         self.config = config
-        self.model, self.longest = task.model, task.longest
-        self.reference = self.model.frozen_copy()
-        self.optimizer = Adam(
-            "model",
-            [p for p in self.model.network.parameters() if p.requires_grad],
+        super().__init__(
+            "dpo",
+            task,
             config.lr,
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
             decoupled=True,
         )
-        self.generator = task.streams.torch("dpo/sample", self.model.device)
-        self.updates = 0
-
-    def policy(self, deterministic: bool = False) -> LanguagePolicy:
-        """The current model; it follows later updates."""
-        sampling = Sampling(self.longest, temperature=0.0 if deterministic else 1.0)
-        return LanguagePolicy(self.model, sampling, self.generator)
+        self.reference = self.frozen("reference")
 
     def update(self, source: Source) -> Metrics:
         """One step on one batch of pairs: its first half chosen, its second half rejected."""
         c = self.config
         batch = source.next(c.batch_size)
         lengths = batch["mask"].sum(-1).chunk(2)
-        with torch.no_grad():
-            before = self._sums(self.reference, batch)
-        chosen, rejected = (self._sums(self.model, batch) - before).chunk(2)
+        before = sequence_sums(self.log_probs(batch, self.reference), batch["mask"])
+        after = sequence_sums(self.log_probs(batch), batch["mask"])
+        chosen, rejected = (after - before).chunk(2)
         losses = preference_loss(
             chosen,
             rejected,
@@ -113,12 +98,7 @@ class DPO:
             lengths=lengths,
         )
         loss = losses.mean()
-        check_loss("model", loss)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.lr = c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr)
-        norm = self.optimizer.step()
-        self.updates += 1
+        norm = self.step(loss, c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr))
         margin = (chosen - rejected).detach()
         return {
             "loss": loss.detach(),
@@ -128,32 +108,6 @@ class DPO:
             "reward/chosen": c.beta * chosen.detach().mean(),
             "reward/rejected": c.beta * rejected.detach().mean(),
         }
-
-    @staticmethod
-    def _sums(model: LanguageModel, batch: Batch) -> Tensor:
-        """sum_t log pi of each response: [2 B]."""
-        logits = model.logits(
-            batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"]
-        )
-        return sequence_sums(token_log_probs(logits, batch["completion"]), batch["mask"])
-
-    def state_dict(self) -> State:
-        """Weights, those of the reference, optimizer and sampler."""
-        return {
-            "model": dict(self.model.network.state_dict()),
-            "reference": dict(self.reference.network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over a state of the same configuration."""
-        self.model.network.load_state_dict(state["model"])
-        self.reference.network.load_state_dict(state["reference"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        self.updates = int(state["updates"])
 
 
 def recipe(config: DPOConfig, task: TextTask) -> Recipe:

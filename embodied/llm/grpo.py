@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 
 from embodied.core.guards import check_batch, check_loss
-from embodied.core.optim import Adam
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
-from embodied.core.types import Batch, Metrics, Source, State
-from embodied.llm.collector import LanguagePolicy, LatestRollout, TextCollector
+from embodied.core.types import Batch, Metrics, Source
+from embodied.llm.collector import LatestRollout, TextCollector
+from embodied.llm.learner import LanguageLearner
 from embodied.llm.task import TextTask
 from embodied.objectives.advantages import group_advantages, leave_one_out
-from embodied.objectives.likelihood import masked_mean, token_log_probs
+from embodied.objectives.likelihood import masked_mean
 from embodied.objectives.policy_gradient import (
     aggregate,
     clipped_surrogate,
@@ -44,7 +44,6 @@ from embodied.objectives.policy_gradient import (
     sequence_ratio,
     token_ratio,
 )
-from policies.sampling import Sampling
 
 ADVANTAGES = ("group", "leave_one_out", "shuffled")
 
@@ -148,23 +147,15 @@ def grpo_loss(
     return aggregate(loss, mask, config.aggregation, **how), metrics
 
 
-class GRPO:
+class GRPO(LanguageLearner):
     """A language model trained by policy gradients on groups of its own answers."""
 
     def __init__(self, config: GRPOConfig, task: TextTask) -> None:
         self.config = config
-        self.model = task.model
-        self.longest = task.longest
-        self.reference = self.model.frozen_copy() if config.beta else None
-        parameters = [p for p in self.model.network.parameters() if p.requires_grad]
-        self.optimizer = Adam("model", parameters, config.lr, clip_norm=config.clip_norm)
-        self.generator = task.streams.torch("grpo/sample", self.model.device)
-
-    def policy(self, deterministic: bool = False) -> LanguagePolicy:
-        """The current model; it follows later updates."""
-        temperature = 0.0 if deterministic else self.config.temperature
-        sampling = Sampling(self.longest, temperature=temperature)
-        return LanguagePolicy(self.model, sampling, self.generator)
+        super().__init__(
+            "grpo", task, config.lr, temperature=config.temperature, clip_norm=config.clip_norm
+        )
+        self.reference = self.frozen("reference") if config.beta else None
 
     def update(self, source: Source) -> Metrics:
         """`epochs` optimizer steps on one batch of answers."""
@@ -193,10 +184,10 @@ class GRPO:
         total, metrics = torch.zeros((), device=tokens.device), {}
         for start in range(0, rows, size):
             part = {name: column[start : start + size] for name, column in batch.items()}
-            ref = self._log_probs(self.reference, part) if self.reference else None
+            ref = self.log_probs(part, self.reference) if self.reference else None
             loss, metrics = grpo_loss(
                 self.config,
-                self._log_probs(self.model, part),
+                self.log_probs(part),
                 None if first and self.config.epochs == 1 else part["old_log_prob"],
                 ref,
                 advantage[start : start + size],
@@ -209,33 +200,8 @@ class GRPO:
             loss.backward()
             total += loss.detach()
         norm = self.optimizer.step()
+        self.updates += 1
         return {"loss": total, "grad_norm": norm, **metrics}
-
-    def _log_probs(self, model, batch: Batch) -> Tensor:
-        inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
-        with torch.set_grad_enabled(model is self.model):
-            return token_log_probs(
-                model.logits(*inputs), batch["completion"], self.config.temperature
-            )
-
-    def state_dict(self) -> State:
-        """Weights, those of the reference, optimizer and sampler."""
-        state = {
-            "model": dict(self.model.network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-        if self.reference:
-            state["reference"] = dict(self.reference.network.state_dict())
-        return state
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over a state of the same configuration."""
-        self.model.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        if self.reference:
-            self.reference.network.load_state_dict(state["reference"])
 
 
 def recipe(config: GRPOConfig, task: TextTask) -> Recipe:
@@ -263,5 +229,5 @@ register(
     recipe=recipe,
     paper="https://arxiv.org/abs/2402.03300",
     summary="Policy gradients on groups of answers, the group's mean reward as baseline",
-    updates=("model", "optimizer"),
+    updates=("model", "optimizer", "updates"),
 )

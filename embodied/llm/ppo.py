@@ -30,19 +30,18 @@ from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
-from embodied.core.types import Batch, Metrics, Source, State
-from embodied.llm.collector import LanguagePolicy, LatestRollout, TextCollector
+from embodied.core.types import Batch, Metrics, Source
+from embodied.llm.collector import LatestRollout, TextCollector
+from embodied.llm.learner import LanguageLearner
 from embodied.llm.task import TextTask
 from embodied.objectives.advantages import generalised_advantages, token_rewards, whiten
-from embodied.objectives.likelihood import masked_mean, token_log_probs
+from embodied.objectives.likelihood import masked_mean
 from embodied.objectives.policy_gradient import (
     clipped_surrogate,
     kl_estimate,
     token_ratio,
     value_loss,
 )
-from policies.lm import LanguageModel
-from policies.sampling import Sampling
 from policies.token_values import TokenValues
 
 
@@ -97,26 +96,20 @@ class PPOConfig:
             raise ValueError(f"kl must be k1 or k3, got {self.kl!r}")
 
 
-class PPO:
+class PPO(LanguageLearner):
     """A language model and its critic."""
 
     def __init__(self, config: PPOConfig, task: TextTask) -> None:
         self.config = config
-        self.model, self.longest = task.model, task.longest
-        self.reference = self.model.frozen_copy()
+        super().__init__(
+            "ppo", task, config.lr, temperature=config.temperature, clip_norm=config.clip_norm
+        )
+        self.reference = self.frozen("reference")
         self.critic = TokenValues(self.model, task.streams.torch("ppo/critic"))
-        parameters = [p for p in self.model.network.parameters() if p.requires_grad]
-        self.optimizer = Adam("model", parameters, config.lr, clip_norm=config.clip_norm)
         self.critic_optimizer = Adam(
             "critic", list(self.critic.parameters()), config.critic_lr, clip_norm=config.clip_norm
         )
-        self.generator = task.streams.torch("ppo/sample", self.model.device)
-
-    def policy(self, deterministic: bool = False) -> LanguagePolicy:
-        """The current model; it follows later updates."""
-        temperature = 0.0 if deterministic else self.config.temperature
-        sampling = Sampling(self.longest, temperature=temperature)
-        return LanguagePolicy(self.model, sampling, self.generator)
+        self.keep(critic=self.critic, critic_optimizer=self.critic_optimizer)
 
     def update(self, source: Source) -> Metrics:
         """`epochs` passes over one batch of answers."""
@@ -125,7 +118,7 @@ class PPO:
         check_batch(batch)
         mask, old = batch["mask"], batch["old_log_prob"]
         with torch.no_grad():
-            kl = kl_estimate(old, self._log_probs(self.reference, batch), c.kl)
+            kl = kl_estimate(old, self.log_probs(batch, self.reference), c.kl)
             batch["value"] = self.critic(*_inputs(batch))
         reward = token_rewards(kl, batch["reward"].sum(-1), mask, c.kl_coef)
         if c.whiten_rewards:
@@ -144,16 +137,13 @@ class PPO:
     def _step(self, batch: Batch) -> Metrics:
         """One step of policy and critic."""
         c, mask = self.config, batch["mask"]
-        ratio = token_ratio(self._log_probs(self.model, batch), batch["old_log_prob"])
+        ratio = token_ratio(self.log_probs(batch), batch["old_log_prob"])
         policy = masked_mean(clipped_surrogate(ratio, batch["advantage"], c.clip), mask)
         values = self.critic(*_inputs(batch))
         critic = value_loss(values, batch["value"], batch["return"], mask, c.value_clip)
-        check_loss("model", policy)
         check_loss("critic", critic)
-        self.optimizer.zero_grad()
         self.critic_optimizer.zero_grad()
-        (policy + c.value_coef * critic).backward()
-        norm = self.optimizer.step()
+        norm = self.step(policy + c.value_coef * critic)
         critic_norm = self.critic_optimizer.step()
         clipped = ((ratio - 1).abs() > c.clip).float()
         return {
@@ -163,30 +153,6 @@ class PPO:
             "critic/grad_norm": critic_norm,
             "clipped": masked_mean(clipped, mask),
         }
-
-    def _log_probs(self, model: LanguageModel, batch: Batch) -> Tensor:
-        logits = model.logits(*_inputs(batch))
-        return token_log_probs(logits, batch["completion"], self.config.temperature)
-
-    def state_dict(self) -> State:
-        """Weights of policy, reference and critic, optimizers and sampler."""
-        return {
-            "model": dict(self.model.network.state_dict()),
-            "reference": dict(self.reference.network.state_dict()),
-            "critic": dict(self.critic.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over a state of the same configuration."""
-        self.model.network.load_state_dict(state["model"])
-        self.reference.network.load_state_dict(state["reference"])
-        self.critic.load_state_dict(state["critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self.generator.set_state(state["generator"].cpu())
 
 
 def _inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -218,5 +184,5 @@ register(
     recipe=recipe,
     paper="https://arxiv.org/abs/1707.06347",
     summary="Proximal policy optimisation with a critic and a KL penalty per token",
-    updates=("model", "critic", "optimizer", "critic_optimizer", "generator"),
+    updates=("model", "critic", "optimizer", "critic_optimizer", "generator", "updates"),
 )

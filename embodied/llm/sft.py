@@ -17,16 +17,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embodied.core.guards import check_batch, check_loss
-from embodied.core.optim import Adam
+from embodied.core.guards import check_batch
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
-from embodied.core.types import Metrics, Source, State
-from embodied.llm.collector import LanguagePolicy
+from embodied.core.types import Metrics, Source
+from embodied.llm.learner import LanguageLearner
 from embodied.llm.schedules import warm_cosine
 from embodied.llm.task import TextTask
-from embodied.objectives.likelihood import masked_mean, nll_loss, token_log_probs
-from policies.sampling import Sampling
+from embodied.objectives.likelihood import masked_mean, nll_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,29 +54,20 @@ class SFTConfig:
     eval_every: int = 0
 
 
-class SFT:
+class SFT(LanguageLearner):
     """A language model fitted by maximum likelihood."""
 
     def __init__(self, config: SFTConfig, task: TextTask) -> None:
         self.config = config
-        self.model = task.model
-        self.sampling = Sampling(task.longest)
-        self.optimizer = Adam(
-            "model",
-            [p for p in self.model.network.parameters() if p.requires_grad],
+        super().__init__(
+            "sft",
+            task,
             config.lr,
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
             betas=config.betas,
             decoupled=True,
         )
-        self.generator = task.streams.torch("sft/sample", self.model.device)
-        self.updates = 0
-
-    def policy(self, deterministic: bool = False) -> LanguagePolicy:
-        """The current model; it follows later updates."""
-        sampling = Sampling(self.sampling.longest, temperature=0.0 if deterministic else 1.0)
-        return LanguagePolicy(self.model, sampling, self.generator)
 
     def update(self, source: Source) -> Metrics:
         """One step on one batch of responses."""
@@ -86,36 +75,14 @@ class SFT:
         batch = source.next(c.batch_size)
         check_batch(batch)
         mask = batch["mask"]
-        logits = self.model.logits(batch["prompt"], batch["prompt_mask"], batch["completion"], mask)
-        log_prob = token_log_probs(logits, batch["completion"])
+        log_prob = self.log_probs(batch)
         loss = nll_loss(log_prob, batch.get("target", mask), batch["weight"])
-        check_loss("model", loss)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.lr = c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr)
-        norm = self.optimizer.step()
-        self.updates += 1
+        norm = self.step(loss, c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr))
         return {
             "loss": loss.detach(),
             "grad_norm": norm,
             "token_probability": masked_mean(log_prob.detach().exp(), mask),
         }
-
-    def state_dict(self) -> State:
-        """Weights, optimizer and sampler."""
-        return {
-            "model": dict(self.model.network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over a state of the same configuration."""
-        self.model.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        self.updates = int(state["updates"])
 
 
 def recipe(config: SFTConfig, task: TextTask) -> Recipe:

@@ -17,8 +17,10 @@ SHARED = {
     "actor_critic",
     "critic_losses",
     "from_scratch",
+    "learner",
     "offline_online",
     "collector",
+    "dialogue",
     "schedules",
     "task",
 }  # files of methods that are no method

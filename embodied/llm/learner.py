@@ -1,0 +1,107 @@
+"""What every method that trains a language model in place shares: answering, stepping, keeping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embodied.core.guards import check_loss
+from embodied.core.optim import Adam
+from embodied.core.types import Batch, State
+from embodied.llm.collector import LanguagePolicy
+from embodied.llm.task import TextTask
+from embodied.objectives.likelihood import token_log_probs
+from policies.lm import LanguageModel
+from policies.sampling import Sampling
+
+
+class LanguageLearner:
+    """A language model, its optimizer and its sampler; methods add an `update`.
+
+    Args:
+        name: of the method; names its random stream.
+        task: what the model is and how long its answers are.
+        lr: learning rate of Adam.
+        temperature: at which answers are drawn, and at which the likelihood of a token is taken.
+        adam: further options of `Adam`.
+
+    Attributes:
+        model: trained in place.
+        optimizer: of the model's trainable weights.
+        generator: draws answers and whatever else the method draws.
+        updates: optimizer steps so far.
+    """
+
+    def __init__(
+        self, name: str, task: TextTask, lr: float, *, temperature: float = 1.0, **adam: Any
+    ) -> None:
+        self.model, self.longest, self.temperature = task.model, task.longest, temperature
+        trainable = [p for p in self.model.network.parameters() if p.requires_grad]
+        self.optimizer = Adam("model", trainable, lr, **adam)
+        self.generator = task.streams.torch(f"{name}/sample", self.model.device)
+        self.updates = 0
+        self._kept: dict[str, nn.Module | Adam] = {}
+        self.keep(model=self.model.network, optimizer=self.optimizer)
+
+    def keep(self, **parts: nn.Module | Adam) -> None:
+        """Make networks and optimizers part of the checkpoint, each under its name."""
+        self._kept |= parts
+
+    def frozen(self, name: str) -> LanguageModel:
+        """A copy of the model as it is now, without gradients and part of the checkpoint."""
+        copy = self.model.frozen_copy()
+        self.keep(**{name: copy.network})
+        return copy
+
+    def policy(self, deterministic: bool = False) -> LanguagePolicy:
+        """The current model; it follows later updates."""
+        sampling = Sampling(self.longest, temperature=0.0 if deterministic else self.temperature)
+        return LanguagePolicy(self.model, sampling, self.generator)
+
+    def log_probs(self, batch: Batch, model: LanguageModel | None = None) -> Tensor:
+        """log pi of each token of a batch's completions: [B, T].
+
+        Args:
+            batch: prompt [B, P], prompt_mask, completion [B, T], mask.
+            model: a frozen one, without gradient; the one that is trained if None.
+        """
+        inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
+        with torch.set_grad_enabled(model is None and torch.is_grad_enabled()):
+            logits = (model or self.model).logits(*inputs)
+            return token_log_probs(logits, batch["completion"], self.temperature)
+
+    def step(self, loss: Tensor, lr: float | None = None) -> Tensor:
+        """One optimizer step on a loss, checked before anything changes.
+
+        Args:
+            loss: scalar.
+            lr: the learning rate from now on, or None to leave it.
+
+        Returns:
+            The gradient's norm before clipping.
+
+        Raises:
+            NonFinite: the loss, the gradient or a weight is not finite.
+        """
+        check_loss("model", loss)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if lr is not None:
+            self.optimizer.lr = lr
+        norm = self.optimizer.step()
+        self.updates += 1
+        return norm
+
+    def state_dict(self) -> State:
+        """Everything kept, the sampler and the count of updates."""
+        kept = {name: dict(part.state_dict()) for name, part in self._kept.items()}
+        return {**kept, "generator": self.generator.get_state(), "updates": self.updates}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state of the same configuration."""
+        for name, part in self._kept.items():
+            part.load_state_dict(state[name])
+        self.generator.set_state(state["generator"].cpu())
+        self.updates = int(state["updates"])
