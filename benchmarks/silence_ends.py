@@ -22,6 +22,7 @@ from hardware.faults import Faults, FaultyWire
 from hardware.latch import Latch
 from hardware.loop import take_priority
 from hardware.robot import COAST
+from hardware.robots import slackened
 from hardware.ros import RosDriver, Topics
 from hardware.ros_server import RobotServer
 from hardware.rosbridge import RosbridgeServer, RosbridgeWire
@@ -145,7 +146,7 @@ class Policy:
         self.wire.subscribe(topic, messages.JOINT_STATE, lambda _, t: self.arrivals.append(t))
         spec = limits.spec("trial", command_rate=RATE, simulated=True)
         driver = RosDriver(spec, self.wire, wall=lambda: time.monotonic() + EPOCH)
-        self.robot = Robot(driver, limits, latch=Latch("near", folder))
+        self.robot = Robot(driver, slackened(limits), latch=Latch("near", folder))
         self.robot.connect()
         self.lease: str | None = None
         self.ended, self._lock, self._sequence = threading.Event(), threading.Lock(), 0

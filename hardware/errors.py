@@ -27,3 +27,7 @@ class LimitsError(HardwareError, ValueError):
 
 class LinkLost(HardwareError, ConnectionError):
     """The robot does not answer any more."""
+
+
+class Disarmed(HardwareError, RuntimeError):
+    """The robot has stopped following by itself; it must be armed again. The message says why."""

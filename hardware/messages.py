@@ -20,6 +20,7 @@ JOINT_STATE = "sensor_msgs/msg/JointState"
 POSE = "geometry_msgs/msg/PoseStamped"
 TWIST = "geometry_msgs/msg/TwistStamped"
 WRENCH = "geometry_msgs/msg/WrenchStamped"
+LIFECYCLE = "lifecycle"  # key of a robot's diagnosis
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 CLOCK = "rosgraph_msgs/msg/Clock"
@@ -287,6 +288,15 @@ def diagnostics(
         for name, level, text, values in statuses
     ]
     return {"header": header(stamp), "status": entries}
+
+
+def read_lifecycle(message: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Returns what a DiagnosticArray says of a robot: its lifecycle, or "", and a text."""
+    for status in field(message, "status", "diagnostics"):
+        if status.get("name") == name:
+            values = {entry.get("key"): entry.get("value") for entry in status.get("values", ())}
+            return str(values.get(LIFECYCLE, "")), str(status.get("message", ""))
+    return "", ""
 
 
 # --- poses, velocities, forces ------------------------------------------------------------------

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from hardware import safety
-from hardware.errors import HardwareError, Latched, NotReady, OwnedByAnother, StillMoving
+from hardware.errors import Disarmed, HardwareError, Latched, NotReady, OwnedByAnother, StillMoving
 from hardware.latch import Deadman, Latch
 from hardware.limits import Limits
 from hardware.types import Act, Cause, Command, Driver, Lifecycle, RobotState, Sent, Spec
@@ -184,7 +184,7 @@ class Robot:
         with self._lock:
             self._needs("read", Lifecycle.INACTIVE, Lifecycle.ACTIVE)
             try:
-                self._state = self._driver.read()
+                self._state = self._read()
             except HardwareError as error:
                 self._failed(Cause.LINK, error)
                 raise
@@ -225,7 +225,7 @@ class Robot:
             if refused is not None:
                 return self._brake(now, *refused)
             self._misses, self._last_good = 0, now
-            motion, act, causes = self._envelope.next(self._motion, command.position)
+            motion, act, causes = self._next(command.position)
             for cause in causes:
                 self._note(cause, "")
             return self._send(now, motion, self._grip(command), act, causes)
@@ -294,6 +294,16 @@ class Robot:
 
     # ---------------------------------------------------------------- inside
 
+    def _read(self) -> RobotState:
+        try:
+            return self._driver.read()
+        except Disarmed as error:  # the watchdog or the latch beside the robot was quicker
+            if self.lifecycle == Lifecycle.ACTIVE:
+                self._note(Cause.DRIVER, str(error))
+                self._lease, self._owner = None, ""
+                self.lifecycle = Lifecycle.INACTIVE
+            return self._driver.read()
+
     def _needs(self, what: str, *allowed: Lifecycle) -> None:
         if self.lifecycle not in allowed:
             raise NotReady(
@@ -336,6 +346,16 @@ class Robot:
         if not safety.seen(now, command, limits):
             return Act.HOLD, Cause.BLIND, f"{now - command.observed:.3f} s since the last look"
         return None
+
+    def _next(self, wanted: np.ndarray) -> tuple[safety.Motion, Act, tuple[Cause, ...]]:
+        """The step towards a wish that the limits and the arm's lag leave."""
+        sent = self._motion.position
+        share = safety.patience(self._state, sent, self.limits)
+        if share == 1.0:
+            return self._envelope.next(self._motion, wanted)
+        wanted = safety.slowed(wanted, sent, share, self.limits, self._envelope.period)
+        motion, act, causes = self._envelope.next(self._motion, wanted)
+        return motion, Act.LIMIT if act == Act.PASS else act, (*causes, Cause.TRACKING)
 
     def _brake(self, now: float, act: Act, cause: Cause, detail: str) -> Sent:
         """Slows down towards rest; latches if asked."""

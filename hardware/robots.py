@@ -42,6 +42,8 @@ TWINS = ("panda_twin",)
 TRANSPORTS = ("local", "zenoh", "rosbridge", "rclpy")
 PORTS = {"zenoh": 7447, "rosbridge": 9090}
 _LOST = 0.5  # s without a joint state
+_SLACK = {"velocity_share": 0.95, "acceleration_share": 0.85}  # of an envelope before another
+_REST = 0.3  # s in which a robot of a lab's own brakes after the last trajectory
 _SWITCH = Qos(reliable=False, depth=1)
 _KEYS = ("name", "limits", "changes", "home", "command_rate", "fingers", "cameras")
 _KEYS += ("enabling_switch", "topics", "simulated")
@@ -231,8 +233,17 @@ def connected(arm: Arm, wire: Wire | None) -> Robot:
         deadman = Deadman()
         wire.subscribe(arm.switch, "std_msgs/msg/Bool", _pressing(deadman), _SWITCH)
     lost = max(_LOST, 2.0 * arm.limits.observation_age)
-    driver = RosDriver(arm.spec, wire, arm.topics, fingers=arm.fingers, lost=lost)
-    return Robot(driver, arm.limits, deadman=deadman)
+    limits, rest = arm.limits, _REST
+    if arm.name in TWINS:  # served by `hardware.ros_server`: its envelope needs slack to catch up
+        limits, rest = slackened(arm.limits), 0.0
+    driver = RosDriver(arm.spec, wire, arm.topics, fingers=arm.fingers, lost=lost, rest=rest)
+    return Robot(driver, limits, deadman=deadman)
+
+
+def slackened(limits: Limits) -> Limits:
+    """Limits for an envelope before another of these: what is late there can still catch up."""
+    changes = {name: share * getattr(limits, name) for name, share in _SLACK.items()}
+    return dataclasses.replace(limits, **changes)
 
 
 def _pressing(deadman: Deadman) -> Callable[[Mapping[str, Any], float], None]:

@@ -5,11 +5,14 @@
     /gripper                control_msgs/GripperCommand      action, when the opening changes
     /<camera>/compressed    sensor_msgs/CompressedImage      in
     /wrench                 geometry_msgs/WrenchStamped      in, if there is one
+    /diagnostics            diagnostic_msgs/DiagnosticArray  in: whether the robot still follows
     /arm, /disarm, /halt    std_srvs/Trigger                 services
     /stop                   std_srvs/Trigger                 latches; for anybody
 
 `hardware.ros_server` is the other side, for a twin or any other driver. A ros2_control robot has
-these under its controllers' names (`Topics`); where it lacks a service, leave that name empty.
+these under its controllers' names (`Topics`); where it lacks a service, leave that name empty. Its
+controllers refuse a trajectory that ends in motion, so a second point, at rest, ends each of those
+(`rest`).
 """
 
 import contextlib
@@ -22,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from hardware import messages, pictures
-from hardware.errors import HardwareError, LinkLost
-from hardware.types import RobotState, Spec
+from hardware.errors import Disarmed, HardwareError, LinkLost
+from hardware.playout import Metronome
+from hardware.types import Lifecycle, RobotState, Spec
 from hardware.wire import COMMAND, SENSOR, STATE, Message, Wire
 
 _FIRST = 5.0  # s for the first joint state to arrive
@@ -58,6 +62,7 @@ class RosDriver:
         *,
         fingers: tuple[str, ...] = (),
         lost: float = 0.5,
+        rest: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -69,17 +74,24 @@ class RosDriver:
             topics: its names.
             fingers: the gripper's joints in its joint states.
             lost: s without a joint state, after which the link counts as lost.
+            rest: s of braking after which each trajectory ends at rest; 0 leaves it to the robot's
+                own watchdog, as `hardware.ros_server` has one.
             clock: s.
             wall: s since 1970, for the stamps of what is sent.
         """
         self.spec, self._wire, self._topics = spec, wire, topics or Topics()
-        self._fingers, self._lost, self._clock, self._wall = fingers, lost, clock, wall
+        self._fingers, self._lost, self._rest = fingers, lost, rest
+        self._clock, self._epoch = (
+            clock,
+            wall() - clock(),
+        )  # later jumps of the wall clock are not seen
+        self._beat = Metronome(1.0 / spec.command_rate)
         self._patience = min(max(lost, _SERVICE[0]), _SERVICE[1])
         self._lock = threading.Lock()
         self._state: RobotState | None = None
         self._wrench: np.ndarray | None = None
         self._images: dict[str, tuple[float, np.ndarray]] = {}
-        self._problem = ""
+        self._problem, self._disarmed, self._armed = "", "", False
         self._opening: float | None = None
         self._wanted = threading.Event()
         self._closed = False
@@ -97,6 +109,9 @@ class RosDriver:
         self._undo = [wire.subscribe(names.joint_states, messages.JOINT_STATE, self._joints, STATE)]
         if names.wrench:
             self._undo.append(wire.subscribe(names.wrench, messages.WRENCH, self._forces, SENSOR))
+        if names.diagnostics:
+            health = wire.subscribe(names.diagnostics, messages.DIAGNOSTICS, self._told, STATE)
+            self._undo.append(health)
         for camera in self.spec.cameras:
             topic = names.pictures.format(camera=camera.name)
             self._undo.append(wire.subscribe(topic, kind, self._camera(camera.name), SENSOR))
@@ -112,9 +127,11 @@ class RosDriver:
     def activate(self) -> None:
         """Asks the robot to follow."""
         self._ask(self._topics.arm)
+        self._disarmed, self._armed = "", True
 
     def deactivate(self) -> None:
         """Asks the robot to hold by itself; one that cannot be reached does so by its watchdog."""
+        self._armed = False
         with contextlib.suppress(LinkLost):
             self._ask(self._topics.disarm)
 
@@ -128,8 +145,12 @@ class RosDriver:
 
         Raises:
             LinkLost: the last one is too old.
+            Disarmed: the robot's side says that it does not follow any more.
         """
         with self._lock:
+            if self._disarmed:
+                why, self._disarmed = self._disarmed, ""
+                raise Disarmed(why)
             state = self._state
             age = self._clock() - state.stamp
             if age > self._lost:
@@ -139,12 +160,17 @@ class RosDriver:
             return RobotState(**fields)
 
     def write(self, position: np.ndarray, velocity: np.ndarray, gripper: float | None) -> None:
-        """Publishes a trajectory of one point, one period ahead."""
-        period = 1.0 / self.spec.command_rate
-        point = messages.trajectory(
-            self.spec.names, [period], position[None], velocity[None], stamp=self._wall()
+        """Publishes a trajectory to one point, one period ahead, and on to rest if need be."""
+        times, positions, velocities = [1.0 / self.spec.command_rate], [position], [velocity]
+        if self._rest:
+            times.append(times[0] + self._rest)
+            positions.append(position + 0.5 * self._rest * velocity)
+            velocities.append(np.zeros_like(velocity))
+        stamp = self._epoch + self._beat.tick(self._clock())
+        path = messages.trajectory(
+            self.spec.names, times, np.stack(positions), np.stack(velocities), stamp=stamp
         )
-        self._publish(point)
+        self._publish(path)
         if gripper is not None:
             change = self._opening is None or abs(gripper - self._opening) > _OPENING
             if change:
@@ -177,6 +203,13 @@ class RosDriver:
     def _forces(self, message: Message, arrived: float) -> None:
         with contextlib.suppress(HardwareError):
             self._wrench = messages.read_wrench(message)
+
+    def _told(self, message: Message, arrived: float) -> None:
+        with contextlib.suppress(HardwareError):
+            lifecycle, text = messages.read_lifecycle(message, self.spec.name)
+            if self._armed and lifecycle not in ("", Lifecycle.ACTIVE):
+                with self._lock:
+                    self._disarmed, self._armed = f"the robot's side is {lifecycle}: {text}", False
 
     def _camera(self, name: str) -> Callable[[Message, float], None]:
         def receive(message: Message, arrived: float) -> None:

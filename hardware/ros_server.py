@@ -2,8 +2,10 @@
 
 The envelope, the watchdog and the latch are here, beside the robot, whatever the client does: a
 trajectory is refused if it is older than one that came before, or late by more than `command_age`
-against the fastest that has come (clocks of two machines are never compared). The latch cannot be
-reset over the wire.
+against the fastest that has come (clocks of two machines are never compared). Trajectories are
+played out by their stamps, a period later than the fastest would allow, so that the wire's jitter
+does not reach the arm; where the next is late, the arm goes on as it moves for `COAST` seconds.
+The latch cannot be reset over the wire.
 """
 
 import contextlib
@@ -15,46 +17,11 @@ import numpy as np
 
 from hardware import messages, pictures
 from hardware.errors import HardwareError, LinkLost, NotReady, OwnedByAnother
+from hardware.playout import Arrivals, Metronome, Playout
 from hardware.robot import Robot
 from hardware.ros import Topics
 from hardware.types import Cause, Command, Lifecycle, RobotState
 from hardware.wire import COMMAND, SENSOR, STATE, Goal, GoalStatus, Message, Wire
-
-_SLOW_CLOCK = 60.0  # s; the fastest message is one of the last or the present such span
-
-
-class Arrivals:
-    """Tells old messages from new ones without comparing clocks.
-
-    Attributes:
-        refused: how many were out of order or too late.
-    """
-
-    def __init__(self, age: float) -> None:
-        """Begins without a message.
-
-        Args:
-            age: s that a message may be later than the fastest one.
-        """
-        self._age = age
-        self._last = float("-inf")
-        self._offset = self._before = float("inf")  # of this span and of the one before
-        self._since = 0.0
-        self.refused = 0
-
-    def accept(self, sent: float, arrived: float) -> bool:
-        """Whether a message sent at `sent` by their clock, here at `arrived`, is to be followed."""
-        if arrived - self._since > _SLOW_CLOCK:
-            # clocks drift, so the offset is forgotten in time; but never all at once, or the first
-            # message of a burst would pass as the fastest
-            self._before, self._offset, self._since = self._offset, float("inf"), arrived
-        self._offset = min(self._offset, arrived - sent)
-        late = arrived - sent - min(self._offset, self._before) > self._age
-        if sent <= self._last or late:
-            self.refused += 1
-            return False
-        self._last = sent
-        return True
 
 
 class _Turns:
@@ -106,9 +73,11 @@ class RobotServer:
         self.arrivals, self.malformed = Arrivals(robot.limits.command_age), 0
         self._lock = _Turns()
         self._lease: str | None = None
-        self._path: tuple[np.ndarray, np.ndarray, float | None] | None = None
+        period = 1.0 / robot.spec.command_rate
+        self._playout, self._beat = Playout(len(robot.spec.joints), period), Metronome(period)
         self._grip: float | None = None
         self._sequence = self._steps = 0
+        self._said: Lifecycle | None = None  # in the last diagnosis
         self._shown: dict[str, float] = {}
         robot.connect()
         self._states = wire.publisher(names.joint_states, messages.JOINT_STATE, STATE)
@@ -141,7 +110,8 @@ class RobotServer:
                     with contextlib.suppress(NotReady, OwnedByAnother):  # /halt came in between
                         self.robot.command(due, self._lease)
             if self.robot.lifecycle != Lifecycle.ACTIVE:
-                self._lease = self._path = None
+                self._lease = None
+                self._playout.clear()
         self._steps += 1
         with contextlib.suppress(HardwareError):  # nobody to tell; the watchdog does the rest
             self._tell(state)
@@ -170,40 +140,40 @@ class RobotServer:
 
     def _follow(self, message: Message, arrived: float) -> None:
         try:
-            times, positions, _ = messages.read_trajectory(message, self.robot.spec.names)
+            path = messages.read_trajectory(message, self.robot.spec.names)
             sent = messages.seconds(message["header"]["stamp"])
         except (HardwareError, KeyError, TypeError):
             self.malformed += 1
             return
-        if not len(times) or not self.arrivals.accept(sent, arrived):
+        if not len(path[0]):
+            return
+        begun = self.arrivals.accept(sent, arrived)
+        if begun is None:
             return
         with self._lock:
             if self.robot.lifecycle == Lifecycle.ACTIVE:
-                self._path = arrived + times, positions, arrived
+                self._playout.add(begun, *path, arrived)
 
     def _due(self, now: float) -> Command | None:
-        """The newest trajectory's position for the robot's next step."""
-        if self._path is None:
-            return None
-        times, positions, observed = self._path
-        period = 1.0 / self.robot.spec.command_rate
-        if now > times[-1] + 0.5 * period:  # used up: the watchdog counts from here
-            self._path = None
-            return None
-        wanted = np.array([np.interp(now + period, times, column) for column in positions.T])
+        """Where the trajectories want the robot to be after its next step."""
+        wanted = self._playout.at(self._beat.tick(now) + 1.0 / self.robot.spec.command_rate)
+        if wanted is None:
+            return None  # used up: the watchdog counts from here
         self._sequence += 1
-        return Command(wanted, now, self._sequence, self._grip, observed)
+        return Command(wanted, now, self._sequence, self._grip, self._playout.observed)
 
     def _arm(self) -> None:
         with self._lock:
-            self._path = self._grip = None
+            self._grip = None
+            self._playout.clear()
             self._lease = self.robot.activate("a client on the wire")
 
     def _disarm(self) -> None:
         with self._lock:
             if self._lease is not None and self.robot.lifecycle == Lifecycle.ACTIVE:
                 self.robot.deactivate(self._lease)
-            self._lease = self._path = None
+            self._lease = None
+            self._playout.clear()
 
     def _halt(self) -> None:
         with self._lock:
@@ -247,14 +217,17 @@ class RobotServer:
             if taken > self._shown.get(name, float("-inf")):
                 self._shown[name] = taken
                 self._cameras[name](pictures.compressed_image(picture, stamp=stamp, frame=name))
-        if self._steps % max(1, round(spec.command_rate)) == 0:
+        due = self._steps % max(1, round(spec.command_rate)) == 0
+        if due or self.robot.lifecycle != self._said:
+            self._said = self.robot.lifecycle
             self._health(self._diagnosis(stamp))
 
     def _diagnosis(self, stamp: float) -> Message:
         why = self.robot.latch.tripped
         level = messages.Level.ERROR if why else messages.Level.OK
         text = f"stopped: {why['cause']}: {why['detail']}" if why else str(self.robot.lifecycle)
-        values = {str(cause): self.robot.counts[cause] for cause in Cause}
+        values: dict[str, object] = {messages.LIFECYCLE: str(self.robot.lifecycle)}
+        values |= {str(cause): self.robot.counts[cause] for cause in Cause}
         values |= {"late or out of order": self.arrivals.refused, "malformed": self.malformed}
         name = self.robot.spec.name
         return messages.diagnostics([(name, level, text, values)], stamp=stamp, hardware=name)

@@ -59,6 +59,25 @@ def follows(state: RobotState, sent: np.ndarray, limits: Limits) -> bool:
     return bool(np.abs(state.position - sent).max() <= limits.tracking)
 
 
+def patience(state: RobotState, sent: np.ndarray, limits: Limits) -> float:
+    """Which share of its speed the arm's lag leaves to the motion.
+
+    All of it up to half the lag that is allowed, then less: an arm that is late, as one behind a
+    slow link is, gets the time to catch up. Never less than a fifth: one that is blocked must still
+    be found out.
+    """
+    lag = float(np.abs(state.position - sent).max()) / limits.tracking
+    return min(1.0, max(0.2, 1.8 - 1.6 * lag))
+
+
+def slowed(
+    wanted: np.ndarray, sent: np.ndarray, share: float, limits: Limits, period: float
+) -> np.ndarray:
+    """The wish at a share of the speed that the step towards it would have, rad, [n]."""
+    most = limits.velocity * period
+    return sent + share * np.clip(wanted - sent, -most, most)
+
+
 def braking_velocity(distance: float, change: float, period: float) -> float:
     """The largest velocity that can be ended within a distance.
 

@@ -201,7 +201,12 @@ class Driver(Protocol):
         """The robot holds by itself from now on."""
 
     def read(self) -> RobotState:
-        """Returns the newest state without waiting longer than one period. Raises LinkLost."""
+        """Returns the newest state without waiting longer than one period.
+
+        Raises:
+            LinkLost: there is none.
+            Disarmed: once, when the robot has ceased to follow by itself.
+        """
 
     def write(self, position: np.ndarray, velocity: np.ndarray, gripper: float | None) -> None:
         """Sends one step. Raises LinkLost."""

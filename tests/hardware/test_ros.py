@@ -7,12 +7,22 @@ import time
 import numpy as np
 import pytest
 
-from hardware import Command, HardwareError, Lifecycle, LinkLost, Robot, load_limits, messages
+from hardware import (
+    Command,
+    HardwareError,
+    Lifecycle,
+    LinkLost,
+    NotReady,
+    Robot,
+    load_limits,
+    messages,
+)
 from hardware.latch import Latch
 from hardware.local_wire import Bus, LocalWire
 from hardware.mirror import MirrorDriver
+from hardware.playout import Arrivals
 from hardware.ros import RosDriver, Topics
-from hardware.ros_server import Arrivals, RobotServer
+from hardware.ros_server import RobotServer
 from hardware.types import Act, Cause
 
 START = np.array([0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.785])
@@ -26,13 +36,13 @@ class Pair:
         self.now = 100.0
         clock = lambda: self.now  # noqa: E731
         self.bus, self.limits = Bus(), load_limits("panda")
-        far = self.limits.spec("far", simulated=True)
+        far = self.limits.spec("arm", simulated=True)
         self.driver = MirrorDriver(far, START, clock)
         robot = Robot(self.driver, self.limits, latch=Latch("far", folder), clock=clock)
         wire = LocalWire(self.bus, clock)
         self.server = RobotServer(robot, wire, fingers=FINGERS, clock=clock)
         self.server.step()
-        near = self.limits.spec("near", simulated=True)
+        near = self.limits.spec("arm", simulated=True)
         self.thread = threading.Thread(target=self._first)
         self.thread.start()  # the first joint state comes while `connect` waits
         link = RosDriver(
@@ -110,6 +120,38 @@ def test_a_silent_client_is_stopped_by_the_robots_side(pair):
     np.testing.assert_array_equal(pair.driver.state.position, stopped)
 
 
+def test_a_client_hears_that_the_robots_side_has_ceased_to_follow(pair):
+    lease = pair.robot.activate("test")
+    pair.run(START + 0.1, 10, lease)
+    pair.server.robot.halt()
+    pair.serve(1)
+    pair.robot.read()
+    assert pair.robot.lifecycle == Lifecycle.INACTIVE and pair.robot.latch.tripped is None
+    assert pair.robot.counts[Cause.DRIVER] == 1
+    with pytest.raises(NotReady):
+        pair.run(START + 0.1, 1, lease)
+    pair.serve(100)
+    pair.robot.activate("test")  # told of an old disarming no more
+    pair.serve(30)
+    pair.robot.read()
+    assert pair.robot.lifecycle == Lifecycle.ACTIVE
+
+
+def test_a_trajectory_ends_at_rest_where_the_robot_needs_it(pair):
+    heard = []
+    wire = LocalWire(pair.bus, lambda: pair.now)
+    wire.subscribe(Topics().trajectory, messages.TRAJECTORY, lambda m, _: heard.append(m))
+    spec = pair.limits.spec("arm", simulated=True)
+    driver = RosDriver(spec, LocalWire(pair.bus), rest=0.3, clock=lambda: pair.now)
+    with pytest.raises(LinkLost):
+        driver.connect()
+    driver.write(START, np.full(7, 0.4), None)
+    times, positions, velocities = messages.read_trajectory(heard[0], spec.names)
+    np.testing.assert_allclose(times, [0.01, 0.31])
+    np.testing.assert_allclose(positions, [START, START + 0.06])
+    np.testing.assert_allclose(velocities, [[0.4] * 7, [0.0] * 7])
+
+
 def test_a_stop_over_the_wire_latches_there_and_only_there_it_is_reset(pair):
     wire = LocalWire(pair.bus)
     lease = pair.robot.activate("test")
@@ -137,7 +179,7 @@ def test_joint_states_that_cannot_be_read_say_why(tmp_path):
     bus, limits = Bus(), load_limits("panda")
     wire = LocalWire(bus)
     publish = wire.publisher("/joint_states", messages.JOINT_STATE)
-    driver = RosDriver(limits.spec("near", simulated=True), LocalWire(bus))
+    driver = RosDriver(limits.spec("arm", simulated=True), LocalWire(bus))
     feed = threading.Timer(
         0.2, lambda: publish(messages.joint_state(["elbow"], [0.0], [0.0], stamp=0.0))
     )
@@ -192,8 +234,9 @@ def test_a_halt_between_check_and_command_does_not_end_the_server(pair):
 
 def test_arrivals_compare_no_clocks():
     arrivals = Arrivals(0.1)
-    assert arrivals.accept(1e9, 5.0) and arrivals.accept(1e9 + 0.05, 5.06)
-    assert not arrivals.accept(1e9 + 0.10, 5.35)
+    assert arrivals.accept(1e9, 5.0) == 5.0
+    assert arrivals.accept(1e9 + 0.05, 5.06) == pytest.approx(5.05)
+    assert arrivals.accept(1e9 + 0.10, 5.35) is None
     assert arrivals.accept(1e9 + 0.40, 5.41)
     assert not arrivals.accept(1e9 + 0.40, 5.42)
     assert arrivals.refused == 2
