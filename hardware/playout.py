@@ -3,12 +3,11 @@
 Two ends that each step once a period hand positions over. Neither is punctual, nor is the wire; and
 an envelope that is fed positions at uneven moments sees accelerations that nobody meant. So both
 ends count in whole periods (`Metronome`), and what arrives is played a period later than the
-fastest message would allow (`Playout`).
+fastest message would allow (`Playout`). What comes later still is bridged: for a period here, then
+by the robot's watchdog.
 """
 
 import numpy as np
-
-from hardware.robot import COAST
 
 _SLOW_CLOCK = 60.0  # s; the fastest message is one of the last or the present such span
 _KEPT = 0.2  # s of a trajectory that a later one has replaced
@@ -84,7 +83,8 @@ class Playout:
 
         Args:
             joints: how many, n.
-            delay: s between the moment that a point names and the moment it is played.
+            delay: s between the moment that a point names and the moment it is played; after the
+                last point the motion goes on for as long again.
         """
         self._joints, self._delay = joints, delay
         self.clear()
@@ -115,7 +115,7 @@ class Playout:
     def at(self, moment: float) -> np.ndarray | None:
         """The position [n] at a moment in s; None if there is no trajectory for it."""
         late = moment - self._times[-1] if len(self._times) else np.inf
-        if late > COAST:
+        if late > self._delay:
             return None
         if late >= 0:
             return self._positions[-1] + late * self._speed

@@ -4,8 +4,7 @@ The envelope, the watchdog and the latch are here, beside the robot, whatever th
 trajectory is refused if it is older than one that came before, or late by more than `command_age`
 against the fastest that has come (clocks of two machines are never compared). Trajectories are
 played out by their stamps, a period later than the fastest would allow, so that the wire's jitter
-does not reach the arm; where the next is late, the arm goes on as it moves for `COAST` seconds.
-The latch cannot be reset over the wire.
+does not reach the arm. The latch cannot be reset over the wire.
 """
 
 import contextlib

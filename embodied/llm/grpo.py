@@ -9,9 +9,9 @@ Several answers are drawn to each prompt, and the group's mean reward is the bas
     rho_it = pi(o_it | q, o_i<t) / pi_old(o_it | q, o_i<t)
 
 `scale=none aggregation=dr_grpo` is Dr. GRPO (https://arxiv.org/abs/2503.20783); `clip_high=0.28
-aggregation=dapo` the loss of DAPO (https://arxiv.org/abs/2503.14476); `sequence_ratio=true` GSPO
-(https://arxiv.org/abs/2507.18071); `advantage=leave_one_out` RLOO with token ratios
-(https://arxiv.org/abs/2402.14740).
+aggregation=dapo` the loss of DAPO (https://arxiv.org/abs/2503.14476); `ratio=sequence_mean` GSPO
+(https://arxiv.org/abs/2507.18071); `advantage=leave_one_out ratio=sequence aggregation=grpo` RLOO
+(https://arxiv.org/abs/2402.14740), with `kl_in_reward=true` if beta > 0.
 
 Deviations:
 1. Defaults are those of TRL 1.16, which differ from the paper's: no KL term (beta 0 against 0.04),
@@ -36,7 +36,7 @@ from embodied.llm.collector import LatestRollout, TextCollector
 from embodied.llm.learner import LanguageLearner
 from embodied.llm.task import TextTask
 from embodied.objectives.advantages import group_advantages, leave_one_out
-from embodied.objectives.likelihood import masked_mean
+from embodied.objectives.likelihood import masked_mean, sequence_sums
 from embodied.objectives.policy_gradient import (
     aggregate,
     clipped_surrogate,
@@ -45,6 +45,7 @@ from embodied.objectives.policy_gradient import (
     token_ratio,
 )
 
+RATIOS = ("token", "sequence_mean", "sequence")
 ADVANTAGES = ("group", "leave_one_out", "shuffled")
 
 
@@ -65,11 +66,13 @@ class GRPOConfig:
         clip_high: e_high; null for the same.
         beta: weight of the KL term; 0 keeps no reference.
         unbiased_kl: multiply the KL term by rho.
+        kl_in_reward: take beta log(pi_old / pi_ref) of the whole answer off its reward, instead of
+            the KL term.
         advantage: group, leave_one_out, or shuffled: those of the group handed to random answers of
             the batch, a control that must learn nothing.
         scale: of group advantages: group, batch or none.
         aggregation: dapo, grpo, bnpo, dr_grpo or seq_sum.
-        sequence_ratio: one ratio per answer.
+        ratio: token; or one per answer, sequence_mean or sequence.
         eval_every: batches between evaluations; 0 evaluates at the end only.
     """
 
@@ -85,10 +88,11 @@ class GRPOConfig:
     clip_high: float | None = None
     beta: float = 0.0
     unbiased_kl: bool = True
+    kl_in_reward: bool = False
     advantage: str = "group"
     scale: str = "group"
     aggregation: str = "dapo"
-    sequence_ratio: bool = False
+    ratio: str = "token"
     eval_every: int = 0
 
     def __post_init__(self) -> None:
@@ -96,6 +100,8 @@ class GRPOConfig:
             raise ValueError(
                 f"advantage must be one of {', '.join(ADVANTAGES)}, got {self.advantage!r}"
             )
+        if self.ratio not in RATIOS:
+            raise ValueError(f"ratio must be one of {', '.join(RATIOS)}, got {self.ratio!r}")
         if self.group < 2:
             raise ValueError(f"group must be at least 2, got {self.group}: it is the baseline")
 
@@ -130,9 +136,10 @@ def grpo_loss(
         tokens: of the whole batch.
         sequences: of the whole batch.
     """
-    ratio = (
-        sequence_ratio(log_prob, old, mask) if config.sequence_ratio else token_ratio(log_prob, old)
-    )
+    if config.ratio == "token":
+        ratio = token_ratio(log_prob, old)
+    else:
+        ratio = sequence_ratio(log_prob, old, mask, mean=config.ratio == "sequence_mean")
     loss = clipped_surrogate(ratio, advantage[:, None], config.clip_low, config.clip_high)
     high = config.clip_low if config.clip_high is None else config.clip_high
     up, down = advantage[:, None] > 0, advantage[:, None] < 0
@@ -142,7 +149,7 @@ def grpo_loss(
     if ref is not None:
         kl = kl_estimate(log_prob, ref)
         metrics["kl"] = masked_mean(kl.detach(), mask)
-        loss = loss + config.beta * (kl * token_ratio(log_prob, old) if config.unbiased_kl else kl)
+        loss = loss + config.beta * (kl * ratio if config.unbiased_kl else kl)
     how = {"longest": longest, "tokens": tokens, "sequences": sequences}
     return aggregate(loss, mask, config.aggregation, **how), metrics
 
@@ -163,6 +170,9 @@ class GRPO(LanguageLearner):
         batch = source.next(c.rows)
         check_batch(batch)
         score = batch["reward"].sum(-1)
+        if c.kl_in_reward and self.reference:
+            away = kl_estimate(batch["old_log_prob"], self.log_probs(batch, self.reference), "k1")
+            score = score - c.beta * sequence_sums(away, batch["mask"])
         if c.advantage == "leave_one_out":
             advantage = leave_one_out(score, c.group)
         else:
@@ -184,7 +194,8 @@ class GRPO(LanguageLearner):
         total, metrics = torch.zeros((), device=tokens.device), {}
         for start in range(0, rows, size):
             part = {name: column[start : start + size] for name, column in batch.items()}
-            ref = self.log_probs(part, self.reference) if self.reference else None
+            penalised = self.reference and not self.config.kl_in_reward
+            ref = self.log_probs(part, self.reference) if penalised else None
             loss, metrics = grpo_loss(
                 self.config,
                 self.log_probs(part),

@@ -24,13 +24,15 @@ def token_ratio(log_prob: Tensor, old: Tensor | None) -> Tensor:
     return torch.exp(log_prob - (log_prob.detach() if old is None else old.detach()))
 
 
-def sequence_ratio(log_prob: Tensor, old: Tensor | None, mask: Tensor) -> Tensor:
-    """exp of the mean over tokens of log pi - log pi_old: [B, 1] (GSPO, Zheng et al. 2025, eq. 7).
+def sequence_ratio(log_prob: Tensor, old: Tensor | None, mask: Tensor, mean: bool = True) -> Tensor:
+    """One ratio per sequence, which broadcasts over its tokens: [B, 1].
 
-    It broadcasts: the same ratio for every token of a sequence.
+    exp of the mean over tokens of log pi - log pi_old (GSPO, Zheng et al. 2025, eq. 7), or of the
+    sum: pi / pi_old of the whole sequence (RLOO, Ahmadian et al. 2024).
     """
     difference = log_prob - (log_prob.detach() if old is None else old.detach())
-    return torch.exp(sequence_sums(difference, mask) / mask.sum(-1).clamp(min=1))[:, None]
+    total = sequence_sums(difference, mask)
+    return torch.exp(total / mask.sum(-1).clamp(min=1) if mean else total)[:, None]
 
 
 def clipped_surrogate(

@@ -188,3 +188,8 @@ def test_bias_of_baselines(baseline):
         reinforce_loss(log_prob, advantages(reward), torch.ones(4, 1)).backward()
         total -= theta.grad / 81
     assert total.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_sequence_ratio_of_the_whole_answer():
+    ratio = sequence_ratio(RATIO.log(), torch.zeros_like(RATIO), MASK, mean=False)[:, 0]
+    torch.testing.assert_close(ratio, RATIO.where(MASK.bool(), 1).prod(-1))
