@@ -53,6 +53,9 @@ WORKERS = {
     "d3rlpy": Worker("d3rlpy_calql", "d3rlpy", "rl"),
     "corl": Worker("corl", "CORL", "rl", "CORL"),
     "wsrl": Worker("wsrl", "official WSRL (jax)", "jaxv", "wsrl"),
+    "text": Worker("ours_text", "this project"),
+    "trl": Worker("trl_text", "TRL", "trl"),
+    "transformers": Worker("trl_text", "transformers", "trl"),
 }
 
 
@@ -83,6 +86,50 @@ class Row:
         """Rows of one group share their processes and rounds."""
         return self.name.split("-")[0]
 
+
+TEXT = (
+    (
+        "sample",
+        "8 answers of 32 tokens to each of 64 prompts",
+        "answers",
+        "transformers:generate",
+        2.0,
+        "The peer is `generate` on 512 rows, as TRL calls it; ours also returns each token's "
+        "log-probability.",
+    ),
+    (
+        "update",
+        "a policy-gradient update on 512 answers",
+        "answers",
+        "transformers:update",
+        1.8,
+        "The peer is the model's forward with all logits, the loss by hand, and AdamW.",
+    ),
+    (
+        "grpo",
+        "a whole GRPO step: 64 prompts, 8 answers each, reward, update",
+        "answers",
+        "trl:grpo",
+        2.0,
+        "The same prompts, reward, group and length; GRPOTrainer with its defaults.",
+    ),
+    (
+        "dpo",
+        "a DPO step on 64 pairs of 29 tokens and an end",
+        "pairs",
+        "trl:dpo",
+        1.25,
+        "Both evaluate the reference in the step.",
+    ),
+    (
+        "sft",
+        "an SFT step on 64 answers of 29 tokens and an end",
+        "answers",
+        "trl:sft",
+        1.1,
+        "Loss on the answers alone on both sides.",
+    ),
+)
 
 ROWS = (
     Row(
@@ -362,5 +409,18 @@ ROWS = (
         "same payload and nothing checked; ours walks over each message before it is built and "
         "checks names, dtypes, shapes and finiteness. Waiting times, whose p50 is to be under "
         "2 ms: `python -m benchmarks.workers.policy_round_trip`.",
+    ),
+    *(
+        Row(
+            f"text-{kind}-{shape}",
+            f"{title}, {shape} shape",
+            unit,
+            f"text:{kind}-{shape}",
+            (f"{peer}-{shape}",),
+            goal,
+            note,
+        )
+        for shape in ("gpt2", "llama")
+        for kind, title, unit, peer, goal, note in TEXT
     ),
 )

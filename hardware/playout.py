@@ -2,16 +2,17 @@
 
 Two ends that each step once a period hand positions over. Neither is punctual, nor is the wire; and
 an envelope that is fed positions at uneven moments sees accelerations that nobody meant. So both
-ends count in whole periods (`Metronome`), and what arrives is played a period later than the
-fastest message would allow (`Playout`). What comes later still is bridged: for a period here, then
-by the robot's watchdog.
+ends count in whole periods (`Metronome`), and what arrives is played later than the fastest message
+would allow, by a period and the usual jitter (`Playout`). What comes later still is bridged: for a
+period here, then by the robot's watchdog.
 """
 
 import numpy as np
 
 _SLOW_CLOCK = 60.0  # s; the fastest message is one of the last or the present such span
 _KEPT = 0.2  # s of a trajectory that a later one has replaced
-_PULL = 0.05  # share of a beat's error that the next one takes up
+_MOST = 0.08  # s of jitter that are waited for
+_PULL = 0.05  # share of a beat's error, or of a message's lateness, that the next one takes up
 
 
 class Metronome:
@@ -78,16 +79,21 @@ class Playout:
     A trajectory replaces what came before from its first point on.
     """
 
-    def __init__(self, joints: int, delay: float) -> None:
+    def __init__(self, joints: int, period: float) -> None:
         """Begins without any.
 
         Args:
             joints: how many, n.
-            delay: s between the moment that a point names and the moment it is played; after the
-                last point the motion goes on for as long again.
+            period: s between trajectories, and for which the motion goes on after the last point.
         """
-        self._joints, self._delay = joints, delay
+        self._joints, self._period = joints, period
+        self._late = self._spread = 0.0  # s, mean and mean deviation
         self.clear()
+
+    @property
+    def delay(self) -> float:
+        """How much later than its time a point is played, s: a period and the usual jitter."""
+        return self._period + min(self._late + 2.0 * self._spread, _MOST)
 
     def clear(self) -> None:
         """Forgets all."""
@@ -104,7 +110,10 @@ class Playout:
         arrived: float,
     ) -> None:
         """Takes a trajectory: times [t] in s from `begun`, positions [t, n], velocities or None."""
-        times = begun + self._delay + times
+        late = arrived - begun
+        self._spread += _PULL * (abs(late - self._late) - self._spread)
+        self._late += _PULL * (late - self._late)
+        times = begun + self.delay + times
         old = self._times < times[0]
         old &= self._times > times[0] - 1.0  # s; what is longer ago is not asked for any more
         self._times = np.concatenate([self._times[old], times])
@@ -115,7 +124,7 @@ class Playout:
     def at(self, moment: float) -> np.ndarray | None:
         """The position [n] at a moment in s; None if there is no trajectory for it."""
         late = moment - self._times[-1] if len(self._times) else np.inf
-        if late > self._delay:
+        if late > self._period:
             return None
         if late >= 0:
             return self._positions[-1] + late * self._speed

@@ -49,10 +49,31 @@ def test_a_playout_is_late_by_its_delay_and_coasts_for_a_moment_only():
     assert playout.at(10.035) is None
 
 
+def test_usual_jitter_is_waited_for_and_a_single_hiccup_is_not():
+    rng, playout = np.random.default_rng(0), Playout(1, PERIOD)
+    point = np.array([PERIOD]), np.array([[0.0]]), None
+
+    def receive(late):
+        playout.add(0.0, *point, late)
+
+    for late in rng.uniform(0.0, 0.03, 300):
+        receive(late)
+    assert 0.035 < playout.delay < 0.05
+    before = playout.delay
+    receive(0.1)
+    assert playout.delay < before + 0.015
+    for late in rng.uniform(0.0, 0.3, 300):
+        receive(late)
+    assert playout.delay == pytest.approx(PERIOD + 0.08)
+    for _ in range(300):
+        receive(0.0)
+    assert playout.delay == pytest.approx(PERIOD, abs=1e-4)
+
+
 def test_a_later_trajectory_replaces_an_earlier_one_from_its_first_point_on():
     playout = Playout(1, 0.0)
     playout.add(0.0, np.array([0.1, 0.2, 0.3]), np.array([[1.0], [2.0], [3.0]]), None, 0.0)
-    playout.add(0.05, np.array([0.1, 0.2]), np.array([[0.0], [-1.0]]), None, 0.0)
+    playout.add(0.05, np.array([0.1, 0.2]), np.array([[0.0], [-1.0]]), None, 0.05)
     np.testing.assert_allclose(playout.at(0.1), [1.0])
     np.testing.assert_allclose(playout.at(0.15), [0.0], atol=1e-12)
     np.testing.assert_allclose(playout.at(0.2), [-0.5])
