@@ -19,7 +19,7 @@ import torch
 import envs
 from embodied.actors import SCRIPTED
 from embodied.collection import EpisodeHook, quiet, scripted_dataset
-from embodied.core import registry
+from embodied.core import ranks, registry
 from embodied.core.collector import EnvCollector
 from embodied.core.evaluate import Evaluator
 from embodied.core.replay import RewardTransform
@@ -92,7 +92,9 @@ def device_for(requested: str) -> str:
         UserError: this machine does not have it.
     """
     if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    if requested == "cuda" and ranks.count > 1:
+        requested = f"cuda:{ranks.local}"
     if requested != "cpu":
         devices = torch.cuda.device_count()
         if (torch.device(requested).index or 0) >= devices:
@@ -170,6 +172,7 @@ def build(
         UserError: for anything the user can mend.
     """
     train = settings.train
+    ranks.join(device_for(train.device))
     threads, reason = threads_for(train.threads, device_for(train.device))
     torch.set_num_threads(threads)
     method = registry.get(settings.method_id)
@@ -183,6 +186,12 @@ def build(
         device = task.device
     recipe = method.recipe(settings.method, task)
     directory = Path(train.run or default_directory(settings))
+    options = TrainerOptions(**dataclasses.asdict(train.trainer))
+    if ranks.count > 1 and method.kind != "text":
+        raise UserError("several ranks train language models only; start robot runs one by one")
+    if ranks.index:  # it logs and saves its own streams, and leaves the rest to rank 0
+        directory, evaluator = directory / f"rank-{ranks.index}", None
+        options = dataclasses.replace(options, tensorboard=False, wandb=None)
     about = {
         "command": shlex.join(command or ["embodied", "train", *settings.overrides]),
         "overrides": list(settings.overrides),
@@ -204,7 +213,7 @@ def build(
         recipe,
         directory,
         evaluator=evaluator,
-        options=TrainerOptions(**dataclasses.asdict(train.trainer)),
+        options=options,
         config={k: v for k, v in settings.plain.items() if k not in PLACE},
     )
     return Run(settings, trainer, directory, about)

@@ -304,6 +304,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _train_one(overrides: Sequence[str]) -> int:
     from embodied import assemble
+    from embodied.core import ranks
     from embodied.core.trainer import Interrupted
     from embodied.progress import CollectionBar, ProgressLine
 
@@ -311,6 +312,10 @@ def _train_one(overrides: Sequence[str]) -> int:
         run = assemble.start(
             overrides, command=["embodied", "train", *overrides], on_episode=bar.advance
         )
+    if ranks.index:  # rank 0 says it all
+        with closing(run.trainer):
+            run.trainer.run()
+        return 0
     for key, (old, new) in run.changed.items():
         _say(f"changed: {key}: {old!r} -> {new!r}")
     about = run.about

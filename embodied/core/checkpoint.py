@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from embodied.core import ranks
 from embodied.core.files import Files, replace_text, sha256
 from embodied.core.types import State, UserError
 
@@ -237,7 +238,7 @@ class Checkpoints:
         self.files.sync(directory)
 
     def load(self, *, fallback: bool = False) -> tuple[int, dict[str, State]]:
-        """Read the newest checkpoint.
+        """Read the newest checkpoint, of several ranks the newest that all have.
 
         Args:
             fallback: if the newest is damaged, set it aside as `*.damaged` and use the newest that
@@ -251,7 +252,8 @@ class Checkpoints:
             CorruptCheckpoint: the newest is damaged; the message names the file, the step of the
                 next older one and how to use it.
         """
-        steps = self.steps()
+        newest = ranks.least(max(self.steps(), default=-1))
+        steps = [step for step in self.steps() if step <= newest]
         if not steps:
             raise NoCheckpoint(f"no checkpoint in {self.root}")
         for i, step in enumerate(reversed(steps)):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from embodied.core import ranks
 from embodied.core.guards import check_gradients, check_parameters
 from embodied.core.types import State
 
@@ -53,12 +54,15 @@ class Adam:
     def step(self) -> Tensor:
         """Check that parameters and gradient are finite, clip the gradient if asked, step.
 
+        The gradient is the mean over ranks.
+
         Returns:
             The gradient norm before clipping, a scalar tensor.
 
         Raises:
             NonFinite: before anything has changed.
         """
+        ranks.average([p.grad for p in self.parameters if p.grad is not None])
         check_parameters(self.name, self.parameters)
         norm = check_gradients(self.name, self.parameters)
         if self.clip_norm is not None and norm > self.clip_norm:

@@ -7,6 +7,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from embodied.core import ranks
 from embodied.core.types import UserError
 
 
@@ -37,8 +38,17 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.number = number
 
-    def check(self, step: int) -> None:
-        """Raise Interrupted if a signal came; its exit code is 0 for SIGTERM, else 130."""
+    def check(self, step: int, together: bool = False) -> None:
+        """Raise Interrupted if a signal came; its exit code is 0 for SIGTERM, else 130.
+
+        Args:
+            step: trainer steps so far.
+            together: between two steps, where every rank asks: one that was told stops all.
+        """
+        if together and ranks.count > 1 and ranks.any_of(self.number is not None):
+            self.number = self.number or signal.SIGTERM
+        elif ranks.count > 1:
+            return
         if self.number is not None:
             name = signal.Signals(self.number).name
             stopped = Interrupted(f"{name}: saved after {step} trainer steps")

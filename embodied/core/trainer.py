@@ -102,7 +102,7 @@ class Trainer(Position):
                 while not self.done:
                     self.step()
                     after_step(self)
-                    self._signals.check(self.iteration)
+                    self._signals.check(self.iteration, together=True)
             except Interrupted as error:
                 interrupted = error
             if self.save() is None:

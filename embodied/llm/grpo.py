@@ -28,6 +28,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from embodied.core import ranks
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
@@ -189,7 +190,7 @@ class GRPO(LanguageLearner):
         """One optimizer step, its gradient gathered over micro-batches."""
         rows = len(advantage)
         size = self.config.micro_batch or rows
-        tokens = batch["mask"].sum()
+        tokens = self.tokens(batch["mask"])
         self.optimizer.zero_grad()
         total, metrics = torch.zeros((), device=tokens.device), {}
         for start in range(0, rows, size):
@@ -207,7 +208,7 @@ class GRPO(LanguageLearner):
                 tokens=tokens,
                 sequences=rows,
             )
-            check_loss("model", loss)
+            check_loss("model", ranks.mean(loss))
             loss.backward()
             total += loss.detach()
         norm = self.optimizer.step()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from embodied.core import ranks
 from embodied.core.guards import check_loss
 from embodied.core.optim import Adam
 from embodied.core.types import Batch, State
@@ -40,7 +41,8 @@ class LanguageLearner:
         self.model, self.longest, self.temperature = task.model, task.longest, temperature
         trainable = [p for p in self.model.network.parameters() if p.requires_grad]
         self.optimizer = Adam("model", trainable, lr, **adam)
-        self.generator = task.streams.torch(f"{name}/sample", self.model.device)
+        stream = f"{name}/sample" + (f"/{ranks.index}" if ranks.index else "")
+        self.generator = task.streams.torch(stream, self.model.device)
         self.updates = 0
         self._kept: dict[str, nn.Module | Adam] = {}
         self.keep(model=self.model.network, optimizer=self.optimizer)
@@ -72,6 +74,11 @@ class LanguageLearner:
             logits = (model or self.model).logits(*inputs)
             return token_log_probs(logits, batch["completion"], self.temperature)
 
+    @staticmethod
+    def tokens(mask: Tensor) -> Tensor:
+        """How many tokens a batch has, as the mean over ranks: what sums over tokens divide by."""
+        return ranks.mean(mask.sum())
+
     def step(self, loss: Tensor, lr: float | None = None) -> Tensor:
         """One optimizer step on a loss, checked before anything changes.
 
@@ -85,7 +92,7 @@ class LanguageLearner:
         Raises:
             NonFinite: the loss, the gradient or a weight is not finite.
         """
-        check_loss("model", loss)
+        check_loss("model", ranks.mean(loss))  # all ranks skip a step, or none
         self.optimizer.zero_grad()
         loss.backward()
         if lr is not None:

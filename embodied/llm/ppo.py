@@ -26,6 +26,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from embodied.core import ranks
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
 from embodied.core.phase import Phase, Recipe, Until
@@ -138,10 +139,11 @@ class PPO(LanguageLearner):
         """One step of policy and critic."""
         c, mask = self.config, batch["mask"]
         ratio = token_ratio(self.log_probs(batch), batch["old_log_prob"])
-        policy = masked_mean(clipped_surrogate(ratio, batch["advantage"], c.clip), mask)
+        tokens = self.tokens(mask)
+        policy = masked_mean(clipped_surrogate(ratio, batch["advantage"], c.clip), mask, tokens)
         values = self.critic(*_inputs(batch))
-        critic = value_loss(values, batch["value"], batch["return"], mask, c.value_clip)
-        check_loss("critic", critic)
+        critic = value_loss(values, batch["value"], batch["return"], mask, c.value_clip, tokens)
+        check_loss("critic", ranks.mean(critic))
         self.critic_optimizer.zero_grad()
         norm = self.step(policy + c.value_coef * critic)
         critic_norm = self.critic_optimizer.step()

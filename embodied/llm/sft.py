@@ -76,7 +76,8 @@ class SFT(LanguageLearner):
         check_batch(batch)
         mask = batch["mask"]
         log_prob = self.log_probs(batch)
-        loss = nll_loss(log_prob, batch.get("target", mask), batch["weight"])
+        target = batch.get("target", mask)
+        loss = nll_loss(log_prob, target, batch["weight"], self.tokens(target))
         norm = self.step(loss, c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr))
         return {
             "loss": loss.detach(),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embodied.core import ranks
 from embodied.core.seeding import Streams
 from embodied.core.types import Batch, State, UserError
 from embodied.data.text import Example, Pair
@@ -39,12 +40,13 @@ class Passes:
         return len(self.items)
 
     def draw(self, n: int) -> list[Any]:
-        """The next n items."""
+        """The next n items; of several ranks each gets n others."""
+        mine, n = slice(ranks.index * n, (ranks.index + 1) * n), ranks.count * n
         while len(self._order) - self._at < n:
             fresh = self._rng.permutation(len(self.items))
             self._order, self._at = np.concatenate([self._order[self._at :], fresh]), 0
         self._at += n
-        return [self.items[i] for i in self._order[self._at - n : self._at]]
+        return [self.items[i] for i in self._order[self._at - n : self._at][mine]]
 
     def state_dict(self) -> State:
         """The order, the place in it and the generator."""

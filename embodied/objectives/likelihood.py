@@ -25,9 +25,16 @@ def token_log_probs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) ->
     return chosen - logits.logsumexp(-1)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """sum(m x) / sum(m), 0 where nothing is left: a scalar. Masked values may be anything."""
-    return values.where(mask.bool(), 0).sum() / mask.sum().clamp(min=1)
+def masked_mean(values: Tensor, mask: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """sum(m x) / sum(m), 0 where nothing is left: a scalar. Masked values may be anything.
+
+    Args:
+        values: [B, T].
+        mask: [B, T].
+        tokens: to divide by, where this is a part of a batch.
+    """
+    count = mask.sum() if tokens is None else tokens
+    return values.where(mask.bool(), 0).sum() / count.clamp(min=1)
 
 
 def sequence_sums(values: Tensor, mask: Tensor) -> Tensor:

@@ -148,7 +148,14 @@ def reinforce_loss(log_prob: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
     return -(advantage.detach() * sequence_sums(log_prob, mask)).mean()
 
 
-def value_loss(value: Tensor, old: Tensor, target: Tensor, mask: Tensor, clip: float) -> Tensor:
+def value_loss(
+    value: Tensor,
+    old: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    clip: float,
+    tokens: Tensor | None = None,
+) -> Tensor:
     """Half the mean of the larger squared error, clipped around the old value or not: a scalar.
 
     Args:
@@ -157,7 +164,9 @@ def value_loss(value: Tensor, old: Tensor, target: Tensor, mask: Tensor, clip: f
         target: [B, T] returns.
         mask: [B, T].
         clip: how far the value may move from the old one.
+        tokens: to divide by, where this is a part of a batch.
     """
     near = old.detach() + (value - old.detach()).clamp(-clip, clip)
     target = target.detach()
-    return 0.5 * masked_mean(torch.maximum((value - target) ** 2, (near - target) ** 2), mask)
+    squares = torch.maximum((value - target) ** 2, (near - target) ** 2)
+    return 0.5 * masked_mean(squares, mask, tokens)
