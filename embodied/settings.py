@@ -126,6 +126,24 @@ class KeepingSettings:
 
 
 @dataclass
+class LoraSettings:
+    """LoRA (needs the lora extra).
+
+    Attributes:
+        rank: of the matrices; 0 trains the model itself.
+        alpha: their scale is alpha / rank.
+        targets: names of layers with commas between them, or all-linear.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    targets: str = "all-linear"
+
+    def __post_init__(self) -> None:
+        _check("lora.", self, rank=0)
+
+
+@dataclass
 class TrainSettings:
     """Everything `embodied train` takes.
 
@@ -137,6 +155,7 @@ class TrainSettings:
         task: of a language method, such as chain.
         task_args: its options: length and reward (final, all_steps), and those of the task.
         model: of a language method: a folder or hub id, or `tiny` for the task's own base model.
+        lora: small matrices to train instead of the model's own weights.
         num_envs: training environments stepped together.
         vector: sync (in this process) or async (a process each).
         reward: transform of rewards.
@@ -161,6 +180,7 @@ class TrainSettings:
     task: str = "chain"
     task_args: dict[str, Any] = field(default_factory=dict)
     model: str = "tiny"
+    lora: LoraSettings = field(default_factory=LoraSettings)
     num_envs: int = 1
     vector: str = "sync"
     reward: RewardSettings = field(default_factory=RewardSettings)

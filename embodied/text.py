@@ -111,6 +111,10 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
     task, length, reward = _tiny_task(train)
     model = lm.load(base_model(task) if train.model == TINY else train.model, device)
     streams = Streams(train.seed)
+    if train.lora.rank:
+        from policies.adapters import adapt
+
+        model = adapt(model, streams.torch("lora"), **asdict(train.lora))
     if train.data:
         texts = read(train.data, model.tokenizer)
         strange = [prompt for prompt in texts.prompts if not task.understands(prompt)]

@@ -65,6 +65,8 @@ class LanguageModel:
 
     def frozen_copy(self) -> LanguageModel:
         """The same weights, without gradients: a reference."""
+        if hasattr(self.network, "frozen_copy"):  # of adapters: it shares the rest
+            return LanguageModel(self.network.frozen_copy(), self.tokenizer)
         network = copy.deepcopy(self.network).requires_grad_(False)
         return LanguageModel(network, self.tokenizer)
 
