@@ -46,8 +46,8 @@ class Odds(NamedTuple):
 class Edit(Slots):
     """Element-wise sums of pairs modulo 5; a later turn keeps the attempt or changes one of them.
 
-    A problem is a_1 ... a_k b_1 ... b_k in two slots, its attempt s_i = (a_i + b_i) mod 5: the steps
-    do not depend on one another. An edit is `=`, or the letter of a position and a digit.
+    A problem is a_1 ... a_k b_1 ... b_k in two slots, its attempt s_i = (a_i + b_i) mod 5: no step
+    depends on another. An edit is `=`, or the letter of a position and a digit.
 
     Attributes:
         longest: K, the most pairs.

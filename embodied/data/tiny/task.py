@@ -87,7 +87,8 @@ class Slots(ABC):
     def __post_init__(self) -> None:
         if self.slips not in SLIPS or not 0 <= self.slip <= 1 or self.longest < 1:
             raise ValueError(
-                f"needed are longest >= 1, slip in [0, 1] and slips {' or '.join(SLIPS)}, got {self}"
+                f"longest must be at least 1, slip lie in [0, 1], and slips be one of "
+                f"{', '.join(SLIPS)}; got {self}"
             )
 
     @property
