@@ -148,6 +148,7 @@ EXTRAS = {
     "wandb": "wandb",
     "transformers": "llm",
     "tokenizers": "llm",
+    "math_verify": "maths",
     "yaml": "hardware",
     "mcap": "hardware",
     "rosbags": "hardware",
