@@ -279,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from embodied import settings
+    from embodied import sweeps
     from embodied.core.trainer import Interrupted
     from embodied.core.types import UserError
 
@@ -287,7 +287,7 @@ def _train(arguments: argparse.Namespace) -> int:
         return _list_settings(arguments.overrides)
     if not arguments.multirun:
         return _train_one(arguments.overrides)
-    runs = settings.sweep(arguments.overrides)
+    runs = sweeps.sweep(arguments.overrides)
     failed = 0
     for i, overrides in enumerate(runs, 1):
         _say(f"run {i} of {len(runs)}: {' '.join(overrides)}")

@@ -24,11 +24,11 @@ from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
-from embodied.data.text import Example, Pair, Texts, read
+from embodied.data.text import Example, Pair, Prompt, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import Score, TextTask
-from embodied.settings import Settings, TrainSettings
+from embodied.settings import RewardSettings, Settings, TrainSettings
 from policies import lm
 from policies.sampling import Sampling
 
@@ -110,8 +110,12 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         UserError: there is no such task or model, or its options are wrong.
     """
     train = settings.train
-    task, length, reward = _tiny_task(train)
-    model = lm.load(base_model(task) if train.model == TINY else train.model, device)
+    if not isinstance(train.reward, RewardSettings):
+        from embodied import judged
+
+        return judged.build(settings, device)
+    task, length, reward = tiny_task(train)
+    model = load_model(train, task, device)
     streams = Streams(train.seed)
     if train.data:
         texts = read(train.data, model.tokenizer)
@@ -133,9 +137,9 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
     about = {
         "env": f"{TINY}/{train.task}",
         "env_args": {**asdict(task), "length": length, "reward": reward},
-        "env_hash": _hash([train.task, asdict(task), length, reward]),
+        "env_hash": fingerprint([train.task, asdict(task), length, reward]),
         "model": train.model,
-        "dataset": train.data,
+        "dataset": {"path": train.data, "fingerprint": digest(train.data)} if train.data else None,
         "observation_scaling": None,
     }
     made = TextTask(
@@ -143,18 +147,21 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         streams,
         prompts=texts.prompts or None,
         score=score,
-        longest=task.response_length,
+        longest=train.longest or task.response_length,
         examples=texts.examples or None,
         pairs=texts.pairs or None,
         about=about,
     )
-    evaluator = TextEvaluator(
-        questions, score, Sampling(task.response_length), train.evaluation.seed
-    )
+    evaluator = TextEvaluator(questions, score, Sampling(made.longest), train.evaluation.seed)
     return made, evaluator, about
 
 
-def _tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
+def load_model(train: TrainSettings, task: tiny.Task, device: str) -> lm.LanguageModel:
+    """The model a run begins with."""
+    return lm.load(base_model(task) if train.model == TINY else train.model, device)
+
+
+def tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     """The task, the length of its problems, and which verdict is the reward."""
     if train.task not in tiny.TASKS:
         raise UserError(f"unknown task {train.task!r}; {nearest(train.task, tiny.TASKS)}")
@@ -177,8 +184,7 @@ def _made(task: tiny.Task, length: int | None, rng: np.random.Generator) -> Text
     answers = [task.attempt(prompt, rng) for prompt in prompts]
     slips = [task.mistake(prompt, rng) for prompt in prompts]
     return Texts(
-        prompts,
-        [{} for _ in prompts],
+        [Prompt(prompt) for prompt in prompts],
         [Example(*both) for both in zip(prompts, answers, strict=True)],
         [Pair(*three) for three in zip(prompts, answers, slips, strict=True)],
     )
@@ -191,7 +197,7 @@ def base_model(task: tiny.Task) -> Path:
     """
     name = type(task).__name__.lower()
     recipe = BASES.get(name, BASE)
-    key = _hash([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
+    key = fingerprint([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
     folder = cache / f"{name}-{key}"
     if folder.exists():
@@ -224,8 +230,14 @@ def base_model(task: tiny.Task) -> Path:
     return folder
 
 
-def _hash(values: Any) -> str:
+def fingerprint(values: Any) -> str:
+    """First 16 hex digits of the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest(path: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def chat(run: str | Path, ask: Callable[[], str], say: Callable[[str], None]) -> None:
