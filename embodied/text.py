@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ BASE = sft.SFTConfig(
     warm_up=50,
     final_lr=0.1,
 )
-BASES: dict[str, sft.SFTConfig] = {}
+BASES = {"edit": replace(BASE, updates=2200)}
 """Of tasks that need another recipe than `BASE`."""
 BASE_SEED, BASE_REVISION = 0, 1
 
@@ -126,7 +126,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
                 "rewards the answers"
             )
     else:
-        texts = _made(task, length, streams.numpy("task"))
+        texts = made_texts(task, PROMPTS, length, streams.numpy("task"))
 
     def score(prompt: str, response: str) -> float:
         return float(getattr(task.verify(prompt, response), reward))
@@ -178,9 +178,9 @@ def tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     return task, length, reward
 
 
-def _made(task: tiny.Task, length: int | None, rng: np.random.Generator) -> Texts:
-    """Problems of the task, each with its answer, and with one that slips as the worse one."""
-    prompts = task.problems(PROMPTS, rng, length)
+def made_texts(task: tiny.Task, count: int, length: int | None, rng: np.random.Generator) -> Texts:
+    """Problems of a task, each with its answer, and with one that slips as the worse one."""
+    prompts = task.problems(count, rng, length)
     answers = [task.attempt(prompt, rng) for prompt in prompts]
     slips = [task.mistake(prompt, rng) for prompt in prompts]
     return Texts(

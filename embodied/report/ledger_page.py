@@ -170,7 +170,7 @@ def _several(head: Mapping[str, Any]) -> str:
         return ""
     names = list(next(iter(found.values())))
     rows = [[escape(task), *(percent(one[name]) for name in names)] for task, one in found.items()]
-    return section("Several answers to a question", table(["task", *names], rows))
+    return section("Several answers to a question", table(["task", *names], rows, text=1))
 
 
 def _cells(episodes: Episodes) -> str:
