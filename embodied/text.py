@@ -43,7 +43,7 @@ BASE = sft.SFTConfig(
     warm_up=50,
     final_lr=0.1,
 )
-BASES = {"edit": replace(BASE, updates=2200)}
+BASES = {"add": replace(BASE, updates=2400), "edit": replace(BASE, updates=2200)}
 """Of tasks that need another recipe than `BASE`."""
 BASE_SEED, BASE_REVISION = 0, 1
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from embodied.cli import EXTRAS
 from rewards import REWARDS, Code, Format, Maths, WrongFacts, maths, sandbox
 from rewards.code import extract as program
 from rewards.maths import extract
@@ -99,6 +100,14 @@ def test_rewards_of_maths():
 def test_maths_without_an_answer(facts):
     with pytest.raises(WrongFacts, match="needed is answer"):
         Maths(symbolic=False).check(facts)
+
+
+def test_maths_without_math_verify(monkeypatch):
+    monkeypatch.setattr(maths.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError) as missing:
+        Maths().check({"answer": 1})
+    assert EXTRAS[missing.value.name] == "maths"
+    Maths(symbolic=False).check({"answer": 1})
 
 
 # ---- format
