@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
-from embodied.data.text import Example, Pair, Texts, read
+from embodied.data.text import Example, Pair, Prompt, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import Score, TextTask
-from embodied.settings import Settings, TrainSettings
+from embodied.settings import RewardSettings, Settings, TrainSettings
 from policies import lm
 from policies.sampling import Sampling
 
@@ -43,6 +43,8 @@ BASE = sft.SFTConfig(
     warm_up=50,
     final_lr=0.1,
 )
+BASES = {"add": replace(BASE, updates=2400), "edit": replace(BASE, updates=2200)}
+"""Of tasks that need another recipe than `BASE`."""
 BASE_SEED, BASE_REVISION = 0, 1
 
 
@@ -108,8 +110,12 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         UserError: there is no such task or model, or its options are wrong.
     """
     train = settings.train
-    task, length, reward = _tiny_task(train)
-    model = lm.load(base_model(task) if train.model == TINY else train.model, device)
+    if not isinstance(train.reward, RewardSettings):
+        from embodied import judged
+
+        return judged.build(settings, device)
+    task, length, reward = tiny_task(train)
+    model = load_model(train, task, device)
     streams = Streams(train.seed)
     if train.lora.rank:
         from policies.adapters import adapt
@@ -124,7 +130,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
                 "rewards the answers"
             )
     else:
-        texts = _made(task, length, streams.numpy("task"))
+        texts = made_texts(task, PROMPTS, length, streams.numpy("task"))
 
     def score(prompt: str, response: str) -> float:
         return float(getattr(task.verify(prompt, response), reward))
@@ -135,9 +141,9 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
     about = {
         "env": f"{TINY}/{train.task}",
         "env_args": {**asdict(task), "length": length, "reward": reward},
-        "env_hash": _hash([train.task, asdict(task), length, reward]),
+        "env_hash": fingerprint([train.task, asdict(task), length, reward]),
         "model": train.model,
-        "dataset": train.data,
+        "dataset": {"path": train.data, "fingerprint": digest(train.data)} if train.data else None,
         "observation_scaling": None,
     }
     made = TextTask(
@@ -145,18 +151,21 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         streams,
         prompts=texts.prompts or None,
         score=score,
-        longest=task.response_length,
+        longest=train.longest or task.response_length,
         examples=texts.examples or None,
         pairs=texts.pairs or None,
         about=about,
     )
-    evaluator = TextEvaluator(
-        questions, score, Sampling(task.response_length), train.evaluation.seed
-    )
+    evaluator = TextEvaluator(questions, score, Sampling(made.longest), train.evaluation.seed)
     return made, evaluator, about
 
 
-def _tiny_task(train: TrainSettings) -> tuple[tiny.Chain, int | None, str]:
+def load_model(train: TrainSettings, task: tiny.Task, device: str) -> lm.LanguageModel:
+    """The model a run begins with."""
+    return lm.load(base_model(task) if train.model == TINY else train.model, device)
+
+
+def tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     """The task, the length of its problems, and which verdict is the reward."""
     if train.task not in tiny.TASKS:
         raise UserError(f"unknown task {train.task!r}; {nearest(train.task, tiny.TASKS)}")
@@ -166,33 +175,33 @@ def _tiny_task(train: TrainSettings) -> tuple[tiny.Chain, int | None, str]:
         raise UserError(f"task_args.reward must be final or all_steps, got {reward!r}")
     try:
         task = tiny.TASKS[train.task](**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"task={train.task}: {error}") from error
     if length is not None and not 1 <= length <= task.longest:
         raise UserError(f"task_args.length must lie in 1 to {task.longest}, got {length}")
     return task, length, reward
 
 
-def _made(task: tiny.Chain, length: int | None, rng: np.random.Generator) -> Texts:
-    """Problems of the task, each with its answer, and with one that slips as the worse one."""
-    prompts = task.problems(PROMPTS, rng, length)
+def made_texts(task: tiny.Task, count: int, length: int | None, rng: np.random.Generator) -> Texts:
+    """Problems of a task, each with its answer, and with one that slips as the worse one."""
+    prompts = task.problems(count, rng, length)
     answers = [task.attempt(prompt, rng) for prompt in prompts]
     slips = [task.mistake(prompt, rng) for prompt in prompts]
     return Texts(
-        prompts,
-        [{} for _ in prompts],
+        [Prompt(prompt) for prompt in prompts],
         [Example(*both) for both in zip(prompts, answers, strict=True)],
         [Pair(*three) for three in zip(prompts, answers, slips, strict=True)],
     )
 
 
-def base_model(task: tiny.Chain) -> Path:
+def base_model(task: tiny.Task) -> Path:
     """Folder of the tiny suite's base model, which is trained now if it is not there yet.
 
     Every step of its demonstrations was wrong with a known probability, so it has room to improve.
     """
     name = type(task).__name__.lower()
-    key = _hash([name, asdict(task), asdict(BASE), BASE_SEED, BASE_REVISION])
+    recipe = BASES.get(name, BASE)
+    key = fingerprint([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
     folder = cache / f"{name}-{key}"
     if folder.exists():
@@ -205,13 +214,13 @@ def base_model(task: tiny.Chain) -> Path:
         streams.torch("base/init"),
     )
     rng = streams.numpy("base/data")
-    prompts = task.problems(BASE.updates * BASE.batch_size, rng)
+    prompts = task.problems(recipe.updates * recipe.batch_size, rng)
     examples = [Example(prompt, task.demonstration(prompt, rng)) for prompt in prompts]
     scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
     try:
         made = TextTask(model, streams, examples=examples, longest=task.response_length)
         options = TrainerOptions(checkpoint_every=0, tensorboard=False)
-        trainer = Trainer(sft.recipe(BASE, made), scratch / "run", options=options)
+        trainer = Trainer(sft.recipe(recipe, made), scratch / "run", options=options)
         trainer.run()
         trainer.close()
         model.save(scratch / "model")
@@ -225,8 +234,14 @@ def base_model(task: tiny.Chain) -> Path:
     return folder
 
 
-def _hash(values: Any) -> str:
+def fingerprint(values: Any) -> str:
+    """First 16 hex digits of the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest(path: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def chat(run: str | Path, ask: Callable[[], str], say: Callable[[str], None]) -> None:
