@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.evaluate import Episode, Evaluation
+from embodied.core.evaluate import Episode, Evaluation, Evaluator
 from embodied.core.registry import nearest
 from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
+from embodied.data.games import GAMES, Game
 from embodied.data.text import Example, Pair, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
@@ -101,13 +102,17 @@ class TextEvaluator:
         return Evaluation(episodes, actions)
 
 
-def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dict[str, Any]]:
+def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[str, Any]]:
     """Model and task of a run, its evaluator, and what run.json says of them.
 
     Raises:
         UserError: there is no such task or model, or its options are wrong.
     """
     train = settings.train
+    if train.task in GAMES:
+        from embodied import arena
+
+        return arena.build(settings, device)
     task, length, reward = _tiny_task(train)
     model = lm.load(base_model(task) if train.model == TINY else train.model, device)
     streams = Streams(train.seed)
@@ -155,7 +160,8 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
 def _tiny_task(train: TrainSettings) -> tuple[tiny.Chain, int | None, str]:
     """The task, the length of its problems, and which verdict is the reward."""
     if train.task not in tiny.TASKS:
-        raise UserError(f"unknown task {train.task!r}; {nearest(train.task, tiny.TASKS)}")
+        known = (*tiny.TASKS, *GAMES)
+        raise UserError(f"unknown task {train.task!r}; {nearest(train.task, known)}")
     options = dict(train.task_args)
     length, reward = options.pop("length", None), options.pop("reward", "all_steps")
     if reward not in ("final", "all_steps"):
@@ -182,7 +188,7 @@ def _made(task: tiny.Chain, length: int | None, rng: np.random.Generator) -> Tex
     )
 
 
-def base_model(task: tiny.Chain) -> Path:
+def base_model(task: tiny.Chain | Game) -> Path:
     """Folder of the tiny suite's base model, which is trained now if it is not there yet.
 
     Every step of its demonstrations was wrong with a known probability, so it has room to improve.
