@@ -25,6 +25,7 @@ from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
 from embodied.data.games import GAMES, Game
+from embodied.data.revision import Revision
 from embodied.data.text import Example, Pair, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
@@ -44,6 +45,8 @@ BASE = sft.SFTConfig(
     warm_up=50,
     final_lr=0.1,
 )
+BASES: dict[str, sft.SFTConfig] = {}
+"""Of tasks that need another recipe than `BASE`."""
 BASE_SEED, BASE_REVISION = 0, 1
 
 
@@ -149,6 +152,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         longest=task.response_length,
         examples=texts.examples or None,
         pairs=texts.pairs or None,
+        begin=lambda prompt: Revision(task, prompt, reward),
         about=about,
     )
     evaluator = TextEvaluator(
@@ -157,7 +161,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
     return made, evaluator, about
 
 
-def _tiny_task(train: TrainSettings) -> tuple[tiny.Chain, int | None, str]:
+def _tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     """The task, the length of its problems, and which verdict is the reward."""
     if train.task not in tiny.TASKS:
         known = (*tiny.TASKS, *GAMES)
@@ -168,14 +172,14 @@ def _tiny_task(train: TrainSettings) -> tuple[tiny.Chain, int | None, str]:
         raise UserError(f"task_args.reward must be final or all_steps, got {reward!r}")
     try:
         task = tiny.TASKS[train.task](**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"task={train.task}: {error}") from error
     if length is not None and not 1 <= length <= task.longest:
         raise UserError(f"task_args.length must lie in 1 to {task.longest}, got {length}")
     return task, length, reward
 
 
-def _made(task: tiny.Chain, length: int | None, rng: np.random.Generator) -> Texts:
+def _made(task: tiny.Task, length: int | None, rng: np.random.Generator) -> Texts:
     """Problems of the task, each with its answer, and with one that slips as the worse one."""
     prompts = task.problems(PROMPTS, rng, length)
     answers = [task.attempt(prompt, rng) for prompt in prompts]
@@ -188,13 +192,14 @@ def _made(task: tiny.Chain, length: int | None, rng: np.random.Generator) -> Tex
     )
 
 
-def base_model(task: tiny.Chain | Game) -> Path:
+def base_model(task: tiny.Task | Game) -> Path:
     """Folder of the tiny suite's base model, which is trained now if it is not there yet.
 
     Every step of its demonstrations was wrong with a known probability, so it has room to improve.
     """
     name = type(task).__name__.lower()
-    key = _hash([name, asdict(task), asdict(BASE), BASE_SEED, BASE_REVISION])
+    recipe = BASES.get(name, BASE)
+    key = _hash([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
     folder = cache / f"{name}-{key}"
     if folder.exists():
@@ -207,13 +212,13 @@ def base_model(task: tiny.Chain | Game) -> Path:
         streams.torch("base/init"),
     )
     rng = streams.numpy("base/data")
-    prompts = task.problems(BASE.updates * BASE.batch_size, rng)
+    prompts = task.problems(recipe.updates * recipe.batch_size, rng)
     examples = [Example(prompt, task.demonstration(prompt, rng)) for prompt in prompts]
     scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
     try:
         made = TextTask(model, streams, examples=examples, longest=task.response_length)
         options = TrainerOptions(checkpoint_every=0, tensorboard=False)
-        trainer = Trainer(sft.recipe(BASE, made), scratch / "run", options=options)
+        trainer = Trainer(sft.recipe(recipe, made), scratch / "run", options=options)
         trainer.run()
         trainer.close()
         model.save(scratch / "model")

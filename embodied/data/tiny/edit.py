@@ -1,0 +1,150 @@
+"""EDIT: sums to write down and then to mend, one at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from embodied.data.tiny.task import (
+    END,
+    PAD,
+    UNPARSABLE,
+    Slots,
+    Verdict,
+    digits,
+    inside,
+    parsed,
+    written,
+)
+
+MODULUS = 5
+KEEP = "="
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+EDIT_WIDTH = 3  # letter, digit, end
+
+
+class Odds(NamedTuple):
+    """Accuracies of the demonstrations, by arithmetic.
+
+    Attributes:
+        first: of the attempt.
+        second: after one edit.
+        mended: share of problems that the edit made right (i -> c).
+        spoilt: share that it made wrong (c -> i).
+    """
+
+    first: float
+    second: float
+    mended: float
+    spoilt: float
+
+
+@dataclass(frozen=True)
+class Edit(Slots):
+    """Element-wise sums of pairs modulo 5; a later turn keeps the attempt or changes one of them.
+
+    A problem is a_1 ... a_k b_1 ... b_k in two slots, its attempt s_i = (a_i + b_i) mod 5: no step
+    depends on another. An edit is `=`, or the letter of a position and a digit.
+
+    Attributes:
+        longest: K, the most pairs.
+        keep: share of edits in the demonstrations that keep the attempt.
+        fix: share that mends a wrong position, and keeps if there is none; all others set a random
+            position to a random digit.
+    """
+
+    longest: int = 5
+    keep: float = 0.3
+    fix: float = 0.2
+
+    TAG: ClassVar[str] = "e"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.keep, self.fix) < 0 or self.keep + self.fix > 1 or self.longest > len(LETTERS):
+            raise ValueError(
+                f"keep and fix are shares of edits, longest is at most {len(LETTERS)}; got {self}"
+            )
+
+    @property
+    def problem_width(self) -> int:
+        """Symbols of the two slots a problem is written in."""
+        return 2 * self.longest
+
+    def problem(self, length: int, rng: np.random.Generator) -> str:
+        """The two rows of digits."""
+        rows = rng.integers(0, MODULUS, (2, length))
+        return "".join(written(row).ljust(self.longest, PAD) for row in rows)
+
+    def is_problem(self, text: str) -> bool:
+        """Whether a text without its slot is a problem."""
+        first, second = self._rows(text)
+        return 1 <= len(first) == len(second) and (first + second).isdecimal()
+
+    def attempt(self, prompt: str, rng: np.random.Generator, slip: float = 0.0) -> str:
+        """Sums and an end; each is wrong with probability `slip`."""
+        return written(self.step(s, MODULUS, slip, rng) for s in self._sums(prompt)) + END
+
+    def verify(self, prompt: str, response: str) -> Verdict:
+        """Compare an attempt, or what edits made of one, with the truth."""
+        sums = self._sums(prompt)
+        steps = parsed(response, len(sums))
+        if steps is None:
+            return UNPARSABLE
+        per_step = tuple(a == b for a, b in zip(steps, sums, strict=True))
+        return Verdict(all(per_step), all(per_step), per_step, True)
+
+    def demonstration(self, prompt: str, rng: np.random.Generator) -> str:
+        """An attempt and, after `?`, an edit."""
+        attempt = self.attempt(prompt, rng, self.slip)
+        return f"{self.slot(attempt)}?{self.edit(prompt, attempt, rng).ljust(EDIT_WIDTH, PAD)}"
+
+    def edit(self, prompt: str, attempt: str, rng: np.random.Generator) -> str:
+        """An edit of the demonstrations' policy, and an end."""
+        sums, steps = self._sums(prompt), digits(attempt.partition(END)[0])
+        kind = rng.random()
+        wrong = [i for i, (a, b) in enumerate(zip(steps, sums, strict=True)) if a != b]
+        if kind < self.keep or (kind < self.keep + self.fix and not wrong):
+            return KEEP + END
+        if kind < self.keep + self.fix:
+            at = int(rng.choice(wrong))
+            return f"{LETTERS[at]}{sums[at]}{END}"
+        return f"{LETTERS[int(rng.integers(len(sums)))]}{int(rng.integers(MODULUS))}{END}"
+
+    def revised(self, attempt: str, answer: str) -> str:
+        """The attempt after an edit."""
+        return self.edited(attempt, answer)
+
+    def edited(self, attempt: str, edit: str) -> str:
+        """An attempt after an edit; an edit without the right form changes nothing."""
+        letter, digit = (edit.partition(END)[0] + "  ")[:2]
+        at, steps = LETTERS.find(letter), attempt.partition(END)[0]
+        if len(edit) != EDIT_WIDTH or not digit.isdecimal() or not 0 <= at < len(steps):
+            return attempt
+        return f"{steps[:at]}{digit}{steps[at + 1 :]}{END}"
+
+    def odds(self, length: int) -> Odds:
+        """What the demonstrations' accuracies are, by arithmetic."""
+        first = (1 - self.slip) ** length
+        one_wrong = length * self.slip * (1 - self.slip) ** (length - 1)
+        chance = 1 - self.keep - self.fix
+        spoilt = first * chance * (MODULUS - 1) / MODULUS
+        mended = one_wrong * (self.fix + chance / (length * MODULUS))
+        return Odds(first, first - spoilt + mended, mended, spoilt)
+
+    def ceiling(self, length: int, edits: int) -> float:
+        """Accuracy after so many edits, each of which mends a wrong position."""
+        return sum(
+            math.comb(length, wrong) * self.slip**wrong * (1 - self.slip) ** (length - wrong)
+            for wrong in range(min(edits, length) + 1)
+        )
+
+    def _rows(self, text: str) -> tuple[str, str]:
+        return text[: self.longest].rstrip(PAD), text[self.longest :].rstrip(PAD)
+
+    def _sums(self, prompt: str) -> list[int]:
+        rows = map(digits, self._rows(inside(prompt)))
+        return [(a + b) % MODULUS for a, b in zip(*rows, strict=True)]
