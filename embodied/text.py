@@ -30,6 +30,7 @@ from embodied.data.text import Example, Pair, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import Score, TextTask
+from embodied.revisions import RevisionEvaluator
 from embodied.settings import Settings, TrainSettings
 from policies import lm
 from policies.sampling import Sampling
@@ -155,10 +156,11 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         begin=lambda prompt: Revision(task, prompt, reward),
         about=about,
     )
-    evaluator = TextEvaluator(
-        questions, score, Sampling(task.response_length), train.evaluation.seed
-    )
-    return made, evaluator, about
+    sampling, seed = Sampling(task.response_length), train.evaluation.seed
+    turns = train.task_args.get("turns", 1)
+    if turns == 1:
+        return made, TextEvaluator(questions, score, sampling, seed), about
+    return made, RevisionEvaluator(task, questions, reward, turns, sampling, seed), about
 
 
 def _tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
@@ -168,6 +170,9 @@ def _tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
         raise UserError(f"unknown task {train.task!r}; {nearest(train.task, known)}")
     options = dict(train.task_args)
     length, reward = options.pop("length", None), options.pop("reward", "all_steps")
+    turns = options.pop("turns", 1)
+    if not isinstance(turns, int) or turns < 1:
+        raise UserError(f"task_args.turns must be a number of turns, got {turns!r}")
     if reward not in ("final", "all_steps"):
         raise UserError(f"task_args.reward must be final or all_steps, got {reward!r}")
     try:

@@ -31,6 +31,7 @@ class Turn:
         episode: which dialogue.
         turn: number in the dialogue, whoever speaks, from 0.
         player: as whom.
+        texts: prompt and answer.
         prompt: [P] ids.
         answer: [T] ids.
         log_prob: [T].
@@ -40,6 +41,7 @@ class Turn:
     episode: int
     turn: int
     player: int
+    texts: tuple[str, str]
     prompt: np.ndarray
     answer: np.ndarray
     log_prob: np.ndarray
@@ -108,14 +110,15 @@ def _answered(
     tokens, mask = drawn.tokens.cpu().numpy(), drawn.mask.cpu().numpy()
     log_prob, ended = drawn.log_prob.cpu().numpy(), drawn.ended.cpu().numpy()
     found = []
-    for at, (i, player, _) in enumerate(questions):
+    for at, (i, player, prompt) in enumerate(questions):
         row = at * tries
         if tries > 1:
             row += _best(dialogues[i], texts[row : row + tries])
         dialogues[i].take(texts[row])
         real = mask[row]
         words = tokens[row][real], log_prob[row][real], bool(ended[row])
-        found.append(Turn(i, number, player, ids[at][ids_mask[at]], *words))
+        both = prompt, texts[row]
+        found.append(Turn(i, number, player, both, ids[at][ids_mask[at]], *words))
     return found
 
 
@@ -321,6 +324,7 @@ def rollout(taken: Sequence[Turn], rewards: Sequence[Sequence[float]], pad: int)
         meta={
             "prompt_mask": prompt_mask,
             "columns": columns,
+            "texts": [turn.texts for turn in taken],
             "episodes": episodes,
             "tokens": int(lengths.sum()),
         },

@@ -15,13 +15,15 @@ over N turns, C being the longest answer there can be.
 Deviations:
 1. The advantage is taken before the baseline moves, as in the authors' code; the order of the paper
    multiplies every advantage by alpha (`paper_order=true`).
-2. All turns of a fixed number of games make a batch. The authors play until they have enough turns
-   and drop what is too much. Turns without advantage stay in N: to drop them would change the rate.
+2. All turns of a fixed number of games are learnt from, in steps of about `batch_size` turns. The
+   authors play until they have as many turns as one step takes and drop what is too much.
+   Turns without advantage stay in N: to drop them would change the rate.
 3. One table of baselines in the learner, where the authors have one per actor process.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,7 +34,7 @@ from torch import Tensor, nn
 from embodied.core.guards import check_batch
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
-from embodied.core.types import Metrics, Source
+from embodied.core.types import Batch, Metrics, Source
 from embodied.llm.collector import LatestRollout
 from embodied.llm.dialogue import SELF, SNAPSHOT, DialogueCollector, OpponentPool
 from embodied.llm.learner import LanguageLearner
@@ -51,7 +53,8 @@ class SPIRALConfig:
         steps: batches of games.
         games: per batch.
         temperature: of the answers.
-        epochs: updates on each batch.
+        epochs: passes over the turns of a batch.
+        batch_size: turns per optimizer step, in a random order; 0 for all at once.
         lr: Adam learning rate, constant.
         betas: of Adam.
         clip_norm: of the gradient.
@@ -72,6 +75,7 @@ class SPIRALConfig:
     games: int = 64
     temperature: float = 1.0
     epochs: int = 2
+    batch_size: int = 128
     lr: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
@@ -159,31 +163,35 @@ class SPIRAL(LanguageLearner):
         self.keep(baselines=self.baselines)
 
     def update(self, source: Source) -> Metrics:
-        """`epochs` steps on the turns of one batch of games."""
-        c = self.config
-        batch = source.next(len(source))
+        """`epochs` passes over the turns of one batch of games."""
+        c, rows = self.config, len(source)
+        batch = dict(source.next(rows))
         check_batch(batch)
-        advantage = self.advantages(batch["episode"], batch["player"], batch["reward"].sum(-1))
-        mask, metrics = batch["mask"], {}
+        reward = batch["reward"].sum(-1)
+        batch["advantage"] = self.advantages(batch["episode"], batch["player"], reward)
+        metrics: Metrics = {}
         for _ in range(c.epochs):
-            ratio = token_ratio(self.log_probs(batch), batch["old_log_prob"])
-            surrogate = clipped_surrogate(ratio, advantage[:, None], c.clip)
-            loss = aggregate(surrogate, mask, "dr_grpo", longest=self.longest)
-            norm = self.step(loss)
-            clipped = ((ratio - 1).abs() > c.clip).float()
-            metrics = {
-                "loss": loss.detach(),
-                "grad_norm": norm,
-                "clipped": masked_mean(clipped, mask),
-            }
+            order = torch.randperm(rows, generator=self.generator, device=reward.device)
+            for some in order.tensor_split(math.ceil(rows / (c.batch_size or rows))):
+                metrics = self._step({name: column[some] for name, column in batch.items()})
         first, second = self.baselines.mean.tolist()
         return metrics | {
-            "advantage": advantage.abs().mean(),
+            "advantage": batch["advantage"].abs().mean(),
             "baseline/0": first,
             "baseline/1": second,
-            "turns": len(advantage),
-            "length": mask.sum(-1).float().mean(),
+            "turns": rows,
+            "length": batch["mask"].sum(-1).float().mean(),
         }
+
+    def _step(self, batch: Batch) -> Metrics:
+        """One step on some turns."""
+        clip, mask = self.config.clip, batch["mask"]
+        ratio = token_ratio(self.log_probs(batch), batch["old_log_prob"])
+        surrogate = clipped_surrogate(ratio, batch["advantage"][:, None], clip)
+        loss = aggregate(surrogate, mask, "dr_grpo", longest=self.longest)
+        norm = self.step(loss)
+        clipped = ((ratio - 1).abs() > clip).float()
+        return {"loss": loss.detach(), "grad_norm": norm, "clipped": masked_mean(clipped, mask)}
 
     def advantages(self, episode: Tensor, player: Tensor, reward: Tensor) -> Tensor:
         """Of each turn, [B]; the baselines move by each role of each game once.
@@ -239,5 +247,5 @@ register(
     recipe=recipe,
     paper="https://arxiv.org/abs/2506.24119",
     summary="Self-play on zero-sum games, the running mean of each role's returns as baseline",
-    updates=("model", "optimizer", "updates", "baselines"),
+    updates=("model", "optimizer", "updates", "baselines", "generator"),
 )
