@@ -124,10 +124,10 @@ def revision_metrics(
     """
     first, second = right[:, 0], right[:, 1]
     mended, spoilt = float(np.mean(~first & second)), float(np.mean(first & ~second))
-    accuracy = right.mean(0)
+    accuracy = right.mean(0).tolist()
     return {
-        **{f"accuracy/{turn + 1}": float(value) for turn, value in enumerate(accuracy)},
-        "delta": float(accuracy[1] - accuracy[0]),
+        **{f"accuracy/{turn + 1}": value for turn, value in enumerate(accuracy)},
+        "delta": accuracy[1] - accuracy[0],
         "mended": mended,
         "spoilt": spoilt,
         "mend_rate": mended / max(1 - accuracy[0], 1 / len(right)),
