@@ -27,7 +27,8 @@ Settings are key=value; `embodied train --settings` lists them all with their de
   env_args.reward=sparse env_args.horizon=200 env_args.terminate_on_success=true
   data=PATH              offline data; data=scripted collects some first (collect.episodes=...)
   task=chain model=PATH  of a language method: its task, and a model of transformers (or tiny);
-                         data=rows.jsonl: prompts, completions or preferences as TRL takes them
+                         data=rows.jsonl: prompts, completions or preferences as TRL takes them;
+                         games are task=tictactoe, kuhn or negotiation, learnt by method=spiral
   method.KEY=VALUE       settings of the method, e.g. method.warmup_steps=5000
   reward.bias=-1         reward transform of data and training environments
   experiment=NAME        a named experiment of configs/experiment

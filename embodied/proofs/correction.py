@@ -91,13 +91,12 @@ def bandit(seeds: int, jobs: int) -> list[Section]:
     }
     rows = [[arm, *(f"{v:.3f}" for v in end), f"{end.delta:+.3f}"] for arm, end in arms.items()]
     gain = {arm: end.delta for arm, end in arms.items()}
-    ordered = (
-        gain["SCoRe, 20 + 20"] > gain["no stage I"] > gain["no bonus"] > gain["plain two-turn"]
-    )
+    order = ("SCoRe, 20 + 20", "no stage I", "no bonus", "plain two-turn")
+    gains = [gain[arm] for arm in order]
     wrong = arms["wrong credit (discount 1)"].first
     gates = [
         Gate("gain of the second turn: SCoRe, then no stage I, no bonus, plain",
-             ", ".join(f"{gain[arm]:+.3f}" for arm in arms), bool(ordered)),
+             ", ".join(f"{value:+.3f}" for value in gains), gains == sorted(gains)[::-1]),
         Gate("SCoRe: gain of at least 0.08", f"{gain['SCoRe, 20 + 20']:+.3f}",
              gain["SCoRe, 20 + 20"] >= 0.08),
         Gate("with the bonus credited to the first turn, first answers get wrong",
