@@ -18,6 +18,7 @@ import torch
 
 import envs
 from embodied.actors import SCRIPTED
+from embodied.agents.task import RobotTask
 from embodied.collection import EpisodeHook, quiet, scripted_dataset
 from embodied.core import ranks, registry
 from embodied.core.collector import EnvCollector
@@ -25,7 +26,6 @@ from embodied.core.evaluate import Evaluator
 from embodied.core.replay import RewardTransform
 from embodied.core.scaling import ObservationScaling
 from embodied.core.seeding import Streams
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import Dataset

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from embodied import assemble
+from embodied.agents.task import RobotTask
 from embodied.core import registry
 from embodied.core.checkpoint import Checkpoints
 from embodied.core.scaling import ObservationScaling, ScaledPolicy
-from embodied.core.task import RobotTask
 from embodied.core.types import Learner, Policy
 from embodied.llm.task import TextTask
 from embodied.settings import Settings, compose

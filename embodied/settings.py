@@ -155,8 +155,9 @@ class TrainSettings:
         env: environment id, such as metaworld/door-open-v3.
         env_args: arguments of the environment: obs, reward, horizon, terminate_on_success, ...
         data_env_args: what differs from env_args where scripted data is collected.
-        task: of a language method, such as chain.
-        task_args: its options: length and reward (final, all_steps), and those of the task.
+        task: of a language method, such as chain, or a game, such as tictactoe.
+        task_args: its options: length, reward (final, all_steps) and turns (asked to look again
+            when evaluated), and those of the task.
         model: of a language method: a folder or hub id, or `tiny` for the task's own base model.
         lora: small matrices to train instead of the model's own weights.
         longest: tokens of an answer at most; 0 for the task's own, or 256.

@@ -18,16 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.evaluate import Episode, Evaluation
+from embodied.core.evaluate import Episode, Evaluation, Evaluator
 from embodied.core.registry import nearest
 from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
+from embodied.data.games import GAMES, Game
+from embodied.data.revision import Revision
 from embodied.data.text import Example, Pair, Prompt, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import Score, TextTask
+from embodied.revisions import RevisionEvaluator
 from embodied.settings import RewardSettings, Settings, TrainSettings
 from policies import lm
 from policies.sampling import Sampling
@@ -103,13 +106,17 @@ class TextEvaluator:
         return Evaluation(episodes, actions)
 
 
-def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dict[str, Any]]:
+def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[str, Any]]:
     """Model and task of a run, its evaluator, and what run.json says of them.
 
     Raises:
         UserError: there is no such task or model, or its options are wrong.
     """
     train = settings.train
+    if train.task in GAMES:
+        from embodied import arena
+
+        return arena.build(settings, device)
     if not isinstance(train.reward, RewardSettings):
         from embodied import judged
 
@@ -117,10 +124,6 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
     task, length, reward = tiny_task(train)
     model = load_model(train, task, device)
     streams = Streams(train.seed)
-    if train.lora.rank:
-        from policies.adapters import adapt
-
-        model = adapt(model, streams.torch("lora"), **asdict(train.lora))
     if train.data:
         texts = read(train.data, model.tokenizer)
         strange = [prompt for prompt in texts.prompts if not task.understands(prompt)]
@@ -154,23 +157,36 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         longest=train.longest or task.response_length,
         examples=texts.examples or None,
         pairs=texts.pairs or None,
+        begin=lambda prompt: Revision(task, prompt, reward),
         about=about,
     )
-    evaluator = TextEvaluator(questions, score, Sampling(made.longest), train.evaluation.seed)
-    return made, evaluator, about
+    sampling, seed = Sampling(made.longest), train.evaluation.seed
+    turns = train.task_args.get("turns", 1)
+    if turns == 1:
+        return made, TextEvaluator(questions, score, sampling, seed), about
+    return made, RevisionEvaluator(task, questions, reward, turns, sampling, seed), about
 
 
-def load_model(train: TrainSettings, task: tiny.Task, device: str) -> lm.LanguageModel:
+def load_model(train: TrainSettings, task: tiny.Task | Game, device: str) -> lm.LanguageModel:
     """The model a run begins with."""
-    return lm.load(base_model(task) if train.model == TINY else train.model, device)
+    model = lm.load(base_model(task) if train.model == TINY else train.model, device)
+    if train.lora.rank:
+        from policies.adapters import adapt
+
+        model = adapt(model, Streams(train.seed).torch("lora"), **asdict(train.lora))
+    return model
 
 
 def tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     """The task, the length of its problems, and which verdict is the reward."""
     if train.task not in tiny.TASKS:
-        raise UserError(f"unknown task {train.task!r}; {nearest(train.task, tiny.TASKS)}")
+        known = (*tiny.TASKS, *GAMES)
+        raise UserError(f"unknown task {train.task!r}; {nearest(train.task, known)}")
     options = dict(train.task_args)
     length, reward = options.pop("length", None), options.pop("reward", "all_steps")
+    turns = options.pop("turns", 1)
+    if not isinstance(turns, int) or turns < 1:
+        raise UserError(f"task_args.turns must be a number of turns, got {turns!r}")
     if reward not in ("final", "all_steps"):
         raise UserError(f"task_args.reward must be final or all_steps, got {reward!r}")
     try:
@@ -194,7 +210,7 @@ def made_texts(task: tiny.Task, count: int, length: int | None, rng: np.random.G
     )
 
 
-def base_model(task: tiny.Task) -> Path:
+def base_model(task: tiny.Task | Game) -> Path:
     """Folder of the tiny suite's base model, which is trained now if it is not there yet.
 
     Every step of its demonstrations was wrong with a known probability, so it has room to improve.

@@ -12,6 +12,7 @@ import torch
 
 import envs
 from embodied.agents import wsrl
+from embodied.agents.task import RobotTask
 from embodied.core.checkpoint import digest
 from embodied.core.collector import EnvCollector, UniformPolicy
 from embodied.core.evaluate import Evaluator
@@ -20,7 +21,6 @@ from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.replay import ReplaySource, RewardTransform, transition_columns
 from embodied.core.seeding import Streams
 from embodied.core.sources import DatasetSource
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer, TrainerOptions
 
 MAZE = "maze/point-v0"

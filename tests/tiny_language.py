@@ -5,6 +5,7 @@ import torch
 
 from embodied.core.seeding import Streams
 from embodied.data import tiny
+from embodied.data.revision import Revision
 from embodied.data.text import Example, Pair
 from embodied.llm.task import TextTask
 from policies import lm
@@ -32,12 +33,15 @@ def task(seed=0, length=None):
         score=lambda prompt, text: float(len(text) % 2),
         longest=CHAIN.response_length,
         examples=[Example(p, answer) for p, answer in zip(prompts, answers, strict=True)],
+        begin=lambda prompt: Revision(CHAIN, prompt),
         pairs=[Pair(p, a, CHAIN.mistake(p, rng)) for p, a in zip(prompts, answers, strict=True)],
     )
 
 
 class Batches:
     """The same answers again for every learner: 4 symbols each, the second half padded.
+
+    As turns, they are of dialogues of two players with one turn each.
 
     Args:
         seed: draws them.
@@ -47,6 +51,9 @@ class Batches:
     def __init__(self, seed=0, rows=1):
         self.rows = rows
         self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self):
+        return 8
 
     def next(self, n):
         n *= self.rows
@@ -64,4 +71,7 @@ class Batches:
             "weight": torch.rand(n, generator=self.generator),
             "old_log_prob": -torch.rand(n, 4, generator=self.generator) - 3.5,
             "reward": reward,
+            "episode": torch.arange(n) // 2,
+            "turn": torch.arange(n) % 2,
+            "player": torch.arange(n) % 2,
         }

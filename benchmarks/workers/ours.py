@@ -10,10 +10,10 @@ import torch
 
 import embodied.agents  # noqa: F401  (registers the methods)
 from benchmarks.serve import serve
+from embodied.agents.task import RobotTask
 from embodied.core import registry
 from embodied.core.replay import ReplaySource, transition_columns
 from embodied.core.seeding import Streams
-from embodied.core.task import RobotTask
 
 OBS, ACT, BATCH, EPISODES, LENGTH, WINDOW = 39, 4, 256, 500, 200, 64
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from embodied.agents.acting import ActorPolicy, probe_critic
 from embodied.agents.critic_losses import ConservativeLoss, TDLoss
+from embodied.agents.task import RobotTask
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.memory import keep_freed_memory
 from embodied.core.optim import Adam
-from embodied.core.task import RobotTask
 from embodied.core.types import Batch, Metrics, Source, State
 from embodied.objectives.conservative import lagrange_loss
 from embodied.objectives.q_learning import (

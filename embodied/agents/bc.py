@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 
 from embodied.agents.acting import ActorPolicy
+from embodied.agents.task import RobotTask
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
-from embodied.core.task import RobotTask
 from embodied.core.types import Metrics, Source, State
 from embodied.objectives.cloning import weighted_cloning_loss
 from policies.gaussian import TanhGaussian

@@ -34,9 +34,9 @@ from embodied.agents.actor_critic import (
     ConservativeConfig,
 )
 from embodied.agents.offline_online import OfflineOnlineConfig, offline_online
+from embodied.agents.task import RobotTask
 from embodied.core.phase import Recipe
 from embodied.core.registry import register
-from embodied.core.task import RobotTask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from embodied.agents.actor_critic import ActorCritic, ActorCriticConfig
+from embodied.agents.task import RobotTask
 from embodied.core.phase import Phase, Recipe, Until
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer
 from embodied.core.types import Policy, Source
 

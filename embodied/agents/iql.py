@@ -39,11 +39,11 @@ import torch
 from embodied.agents.acting import ActorPolicy, probe_critic
 from embodied.agents.critic_losses import TDLoss
 from embodied.agents.offline_online import OfflineOnlineConfig, offline_online
+from embodied.agents.task import RobotTask
 from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
 from embodied.core.phase import Recipe
 from embodied.core.registry import register
-from embodied.core.task import RobotTask
 from embodied.core.types import Batch, Metrics, Source, State
 from embodied.objectives.cloning import weighted_cloning_loss
 from embodied.objectives.q_learning import (

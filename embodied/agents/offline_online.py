@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from embodied.agents.task import RobotTask
 from embodied.core.checkpoint import Checkpoints
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.sources import MixSource
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer
 from embodied.core.types import Learner, State, UserError
 

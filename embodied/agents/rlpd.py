@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from embodied.agents.actor_critic import UPDATES, ActorCritic
 from embodied.agents.from_scratch import FromScratchConfig, from_scratch
 from embodied.agents.offline_online import PROBE_ROWS
+from embodied.agents.task import RobotTask
 from embodied.core.collector import UniformPolicy
 from embodied.core.phase import Recipe
 from embodied.core.registry import register
 from embodied.core.sources import MixSource
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer
 
 

@@ -46,11 +46,11 @@ from embodied.agents.actor_critic import (
     ActorCriticConfig,
 )
 from embodied.agents.offline_online import PROBE_ROWS, read_pretrained
+from embodied.agents.task import RobotTask
 from embodied.core import registry
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
 from embodied.core.replay import ReplaySource
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer
 from embodied.core.types import State, UserError
 

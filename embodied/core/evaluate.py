@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,12 @@ class Evaluation:
     Attributes:
         episodes: one record per initial state.
         actions: [T, A] per episode: with the seed, all that is needed to see it again.
+        metrics: further numbers, by name.
     """
 
     episodes: list[Episode]
     actions: list[np.ndarray]
+    metrics: dict[str, float] = field(default_factory=dict, kw_only=True)
 
     @property
     def successes(self) -> int:
@@ -76,6 +78,11 @@ class Evaluation:
     def mean_return(self) -> float:
         """Mean episode return."""
         return float(np.mean([e.episode_return for e in self.episodes]))
+
+    def summary(self) -> dict[str, float]:
+        """Every number of it, as it is logged."""
+        numbers = {"success": self.success, "return": self.mean_return, **self.metrics}
+        return {f"eval/{name}": value for name, value in numbers.items()}
 
     def ledger(self) -> list[dict[str, Any]]:
         """The episodes as JSON values."""

@@ -98,6 +98,10 @@ class BatchRecorder:
         self.last: Batch = {}
         self.rows = 0
 
+    def __len__(self) -> int:
+        """Rows of the source, where it counts them."""
+        return len(self.source)
+
     def next(self, n: int) -> Batch:
         """n rows of the source."""
         self.last = self.source.next(n)

@@ -231,7 +231,7 @@ class Trainer(Position):
         fields: dict[str, Any] = {}
         if self.evaluator is not None:
             self.evaluation = result = self._run_evaluator(learner)
-            metrics |= {"eval/success": result.success, "eval/return": result.mean_return}
+            metrics |= result.summary()
             fields = {"interval": result.interval, "ledger": result.ledger()}
             actions = {str(i): a for i, a in enumerate(result.actions)}
             self.log.keep("evaluations", f"step_{self.iteration:012d}", actions, self.iteration)

@@ -105,7 +105,11 @@ class TextCollector:
 
 
 class LatestRollout:
-    """On-policy source: the rows of the last rollout, in their order."""
+    """On-policy source: the rows of the last rollout, in their order.
+
+    Beside prompts, completions and their rewards it has the columns that the rollout's
+    `meta["columns"]` names.
+    """
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -120,6 +124,7 @@ class LatestRollout:
             "mask": rollout.mask,
             "old_log_prob": rollout.log_prob,
             "reward": rollout.reward,
+            **rollout.meta.get("columns", {}),
         }
         self._columns = {k: torch.from_numpy(v).to(self.device) for k, v in columns.items()}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,21 @@ from policies.lm import LanguageModel
 Score = Callable[[str, str], float]
 """(prompt, response) -> reward; 1 and above counts as a success. A prompt read from a file is a
 `Prompt`, which carries its row's facts."""
+Player = Callable[[str, np.random.Generator], str]
+"""(prompt, generator) -> answer of somebody who is no model."""
+
+
+class Dialogue(Protocol):
+    """One episode of several turns, by one speaker or two."""
+
+    def ask(self) -> tuple[int, str] | None:
+        """Who speaks next, 0 or 1, and the prompt that speaker sees; None once it is over."""
+
+    def take(self, answer: str) -> None:
+        """Go on by the answer to what was asked."""
+
+    def rewards(self) -> Sequence[float]:
+        """Of each turn so far, for whoever took it; 1 and above counts as a success."""
 
 
 class Passes:
@@ -153,6 +168,8 @@ class TextTask:
         longest: tokens of a response at most, its end included.
         examples: responses to imitate, or None.
         pairs: preferences, or None.
+        begin: starts a dialogue from a prompt, or None.
+        players: whom the model may talk to, besides models, by name.
         about: what identifies model and data, for logs.
     """
 
@@ -163,6 +180,8 @@ class TextTask:
     longest: int = 64
     examples: Sequence[Example] | None = None
     pairs: Sequence[Pair] | None = None
+    begin: Callable[[str], Dialogue] | None = None
+    players: Mapping[str, Player] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
     def questions(self) -> Passes:
@@ -173,6 +192,18 @@ class TextTask:
         """
         if self.prompts is None or self.score is None:
             raise UserError("this method generates answers; give a task with prompts and a reward")
+        return Passes(self.prompts, self.streams.numpy("prompts"))
+
+    def openings(self) -> Passes:
+        """The prompts that dialogues begin from, as an endless list.
+
+        Raises:
+            UserError: the task has no dialogues.
+        """
+        if self.prompts is None or self.begin is None:
+            raise UserError(
+                "this method takes several turns; give a task that has them, as games do"
+            )
         return Passes(self.prompts, self.streams.numpy("prompts"))
 
     def demonstrations(self) -> ExampleSource:

@@ -20,6 +20,9 @@ PROOFS = {
     "dpo": "embodied.proofs.tiny",
     "ppo": "embodied.proofs.tiny",
     "grpo": "embodied.proofs.tiny",
+    "spiral": "embodied.proofs.selfplay",
+    "score": "embodied.proofs.correction",
+    "rise": "embodied.proofs.correction",
 }
 DOCS = Path("docs") / "methods"
 RUNS = Path("runs") / "proofs"

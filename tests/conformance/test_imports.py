@@ -86,7 +86,7 @@ RULES = {
     "embodied/core": (("embodied.core",), ("numpy", "torch", "safetensors"), ("wandb", "rich")),
     "embodied/objectives": (("embodied.objectives",), ("torch",), ()),
     "embodied/data": (("embodied.data", TYPES), ANY, ()),
-    "policies": (("policies", TYPES), ("torch",), ("transformers", "tokenizers")),
+    "policies": (("policies", TYPES), ("torch",), ("transformers", "tokenizers", "peft", "vllm")),
     "rewards": (("rewards", "policies", TYPES), ANY, ()),
     "hardware": (("hardware", TYPES), ANY, ()),
     # OpenGL comes with mujoco, which renders through it

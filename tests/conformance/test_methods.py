@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from embodied.agents.task import RobotTask
 from embodied.core import registry
 from embodied.core.checkpoint import digest
 from embodied.core.collector import EnvCollector
 from embodied.core.phase import Recipe
 from embodied.core.seeding import Streams
-from embodied.core.task import RobotTask
 from embodied.core.types import Learner
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 import envs
+from embodied.agents.task import RobotTask
 from embodied.core.collector import EnvCollector
 from embodied.core.seeding import Streams
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer, TrainerOptions
 
 torch.set_num_threads(1)  # networks this small only lose by sharing

@@ -5,13 +5,13 @@ import pytest
 
 import envs
 from embodied.agents import wsrl  # noqa: F401 - registers the method
+from embodied.agents.task import RobotTask
 from embodied.core import registry
 from embodied.core.collector import EnvCollector
 from embodied.core.evaluate import Evaluator
 from embodied.core.log import read_log
 from embodied.core.replay import RewardTransform
 from embodied.core.seeding import Streams
-from embodied.core.task import RobotTask
 from embodied.core.trainer import Trainer, TrainerOptions
 
 MAZE = {"reward": "sparse", "terminate_on_success": True}

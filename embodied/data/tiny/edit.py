@@ -114,6 +114,10 @@ class Edit(Slots):
             return f"{LETTERS[at]}{sums[at]}{END}"
         return f"{LETTERS[int(rng.integers(len(sums)))]}{int(rng.integers(MODULUS))}{END}"
 
+    def revised(self, attempt: str, answer: str) -> str:
+        """The attempt after an edit."""
+        return self.edited(attempt, answer)
+
     def edited(self, attempt: str, edit: str) -> str:
         """An attempt after an edit; an edit without the right form changes nothing."""
         letter, digit = (edit.partition(END)[0] + "  ")[:2]

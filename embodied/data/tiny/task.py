@@ -67,6 +67,12 @@ class Task(Protocol):
     def understands(self, prompt: str) -> bool:
         """Whether a text is a problem of this task."""
 
+    def again(self, prompt: str, attempt: str) -> str:
+        """The prompt for another turn: a problem and the attempt so far."""
+
+    def revised(self, attempt: str, answer: str) -> str:
+        """What the answer to such a prompt makes of the attempt."""
+
 
 @dataclass(frozen=True)
 class Slots(ABC):
@@ -139,6 +145,14 @@ class Slots(ABC):
     def slot(self, attempt: str) -> str:
         """An attempt in its slot."""
         return attempt.ljust(self.response_length, PAD)
+
+    def again(self, prompt: str, attempt: str) -> str:
+        """The prompt for another turn: a problem and the attempt so far."""
+        return f"{prompt}{self.slot(attempt)}?"
+
+    def revised(self, attempt: str, answer: str) -> str:
+        """What the answer to such a prompt makes of the attempt: it is the new one."""
+        return answer
 
     def understands(self, prompt: str) -> bool:
         """Whether a text is a problem of this task."""
