@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embodied.core.guards import check_loss
+from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
-from embodied.core.types import Batch, State
+from embodied.core.types import Batch, Metrics, State
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import TextTask
-from embodied.objectives.likelihood import token_log_probs
+from embodied.objectives.likelihood import masked_mean, nll_loss, token_log_probs
 from policies.lm import LanguageModel
 from policies.sampling import Sampling
 
@@ -71,6 +71,25 @@ class LanguageLearner:
         with torch.set_grad_enabled(model is None and torch.is_grad_enabled()):
             logits = (model or self.model).logits(*inputs)
             return token_log_probs(logits, batch["completion"], self.temperature)
+
+    def imitate(self, batch: Batch, lr: float | None = None) -> Metrics:
+        """One step of maximum likelihood on a batch's completions.
+
+        Args:
+            batch: prompt, prompt_mask, completion, mask, weight [B]; target [B, T] if not every
+                token is one.
+            lr: the learning rate from now on, or None to leave it.
+        """
+        check_batch(batch)
+        mask = batch["mask"]
+        log_prob = self.log_probs(batch)
+        loss = nll_loss(log_prob, batch.get("target", mask), batch["weight"])
+        norm = self.step(loss, lr)
+        return {
+            "loss": loss.detach(),
+            "grad_norm": norm,
+            "token_probability": masked_mean(log_prob.detach().exp(), mask),
+        }
 
     def step(self, loss: Tensor, lr: float | None = None) -> Tensor:
         """One optimizer step on a loss, checked before anything changes.
