@@ -20,6 +20,7 @@ PROOFS = {
     "dpo": "embodied.proofs.tiny",
     "ppo": "embodied.proofs.tiny",
     "grpo": "embodied.proofs.tiny",
+    "spin": "embodied.proofs.selftraining",
 }
 DOCS = Path("docs") / "methods"
 RUNS = Path("runs") / "proofs"
