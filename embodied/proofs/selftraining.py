@@ -57,10 +57,10 @@ def play(seeds: int, processes: int) -> list[Section]:
         Gate("SPIN: mean gain at least 0.15", f"{gain.mean():.3f}", bool(gain.mean() >= 0.15)),
     ]  # fmt: skip
     text = (
-        f"Six digits, their running sums modulo 5; a success has the last one right and ends. "
+        "Six digits, their running sums modulo 5; a success has the last one right and ends. "
         f"{chain.QUESTIONS} problems at temperature 1, the same for every arm (binomial standard "
-        f"deviation at most {chain.DEVIATION}); seeds 0 to {seeds - 1}, each with its own 256 right "
-        "answers to learn from. The opponent's answers are of the base model at first, whose "
+        f"deviation at most {chain.DEVIATION}); seeds 0 to {seeds - 1}, each with its own 256 "
+        "right answers to learn from. The opponent's answers are of the base model at first, whose "
         "steps are wrong with probability 0.15. Fine-tuning on the same answers is better here, "
         "and no gate says otherwise: the paper's claim is about demonstrations that fine-tuning "
         "has learnt all it can from, and a deterministic task has no such plateau."

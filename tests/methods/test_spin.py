@@ -1,4 +1,4 @@
-"""SPIN: where an iteration starts, what the theory says of its minimum, and how iterations follow."""
+"""SPIN: where an iteration starts, what minimum the theory promises, how iterations follow."""
 
 import dataclasses
 import math
