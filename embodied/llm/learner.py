@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class LanguageLearner:
         task: what the model is and how long its answers are.
         lr: learning rate of Adam.
         temperature: at which answers are drawn, and at which the likelihood of a token is taken.
+        extra: weights that are stepped with the model's; the method keeps them.
         adam: further options of `Adam`.
 
     Attributes:
@@ -35,11 +37,18 @@ class LanguageLearner:
     """
 
     def __init__(
-        self, name: str, task: TextTask, lr: float, *, temperature: float = 1.0, **adam: Any
+        self,
+        name: str,
+        task: TextTask,
+        lr: float,
+        *,
+        temperature: float = 1.0,
+        extra: Sequence[nn.Parameter] = (),
+        **adam: Any,
     ) -> None:
         self.model, self.longest, self.temperature = task.model, task.longest, temperature
         trainable = [p for p in self.model.network.parameters() if p.requires_grad]
-        self.optimizer = Adam("model", trainable, lr, **adam)
+        self.optimizer = Adam("model", [*trainable, *extra], lr, **adam)
         self.generator = task.streams.torch(f"{name}/sample", self.model.device)
         self.updates = 0
         self._kept: dict[str, nn.Module | Adam] = {}
@@ -60,29 +69,38 @@ class LanguageLearner:
         sampling = Sampling(self.longest, temperature=0.0 if deterministic else self.temperature)
         return LanguagePolicy(self.model, sampling, self.generator)
 
-    def log_probs(self, batch: Batch, model: LanguageModel | None = None) -> Tensor:
+    def log_probs(
+        self,
+        batch: Batch,
+        model: LanguageModel | None = None,
+        embeddings: Tensor | None = None,
+    ) -> Tensor:
         """log pi of each token of a batch's completions: [B, T].
 
         Args:
             batch: prompt [B, P], prompt_mask, completion [B, T], mask.
             model: a frozen one, without gradient; the one that is trained if None.
+            embeddings: [B, P + T, D], read in place of those of the batch's tokens.
         """
         inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
         with torch.set_grad_enabled(model is None and torch.is_grad_enabled()):
-            logits = (model or self.model).logits(*inputs)
+            logits = (model or self.model).logits(*inputs, embeddings)
             return token_log_probs(logits, batch["completion"], self.temperature)
 
-    def imitate(self, batch: Batch, lr: float | None = None) -> Metrics:
+    def imitate(
+        self, batch: Batch, lr: float | None = None, embeddings: Tensor | None = None
+    ) -> Metrics:
         """One step of maximum likelihood on a batch's completions.
 
         Args:
             batch: prompt, prompt_mask, completion, mask, weight [B]; target [B, T] if not every
                 token is one.
             lr: the learning rate from now on, or None to leave it.
+            embeddings: [B, P + T, D], read in place of those of the batch's tokens.
         """
         check_batch(batch)
         mask = batch["mask"]
-        log_prob = self.log_probs(batch)
+        log_prob = self.log_probs(batch, embeddings=embeddings)
         loss = nll_loss(log_prob, batch.get("target", mask), batch["weight"])
         norm = self.step(loss, lr)
         return {

@@ -21,6 +21,8 @@ PROOFS = {
     "ppo": "embodied.proofs.tiny",
     "grpo": "embodied.proofs.tiny",
     "spin": "embodied.proofs.selftraining",
+    "nft": "embodied.proofs.selftraining",
+    "masked_thought": "embodied.proofs.masking",
 }
 DOCS = Path("docs") / "methods"
 RUNS = Path("runs") / "proofs"

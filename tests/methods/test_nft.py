@@ -183,7 +183,9 @@ def test_questions_are_asked_until_enough_are_mixed(tmp_path):
     assert trainer.counters.episodes == 16 * trainer.iteration
     assert seen == [0, 0]
     task.score = lambda prompt, text: 0.0
-    never = Trainer(recipe(dataclasses.replace(SMALL, steps=2), task), tmp_path / "never", options=OPTIONS)
+    never = Trainer(
+        recipe(dataclasses.replace(SMALL, steps=2), task), tmp_path / "never", options=OPTIONS
+    )
     never.run()
     assert never.iteration == 6, "three rounds each, then it goes on"
 
