@@ -19,7 +19,7 @@ from embodied.proofs.runs import Experiment
 from embodied.report.page import Gate, Section
 
 FEATURES, CLASSES, ITEMS, TESTS = 20, 6, 150, 4000
-UPDATES, LR, DECAY = 400, 0.3, 1e-3
+UPDATES, LR = 200, 0.1
 ARMS = {
     "SFT": (0.0, 0.0, "token"),
     "p = 0.2, <mask>": (0.2, 0.0, "token"),
@@ -58,7 +58,8 @@ def shortcut(seeds: int, processes: int) -> list[Section]:
         for arm, a in found.items()
     ]
     text = (
-        f"{ITEMS} items of {CLASSES} classes, {FEATURES} features of the question and one token "
+        f"{ITEMS} items of {CLASSES} classes, {FEATURES} features of the question, of length about "
+        "1 together, and one token "
         "that in training equals the label with probability 0.9 and is random otherwise. Softmax "
         f"regression, {UPDATES} updates of Adam, the masks drawn anew at each by the method's own "
         f"function and schedule; {TESTS} test items, with the shortcut and with a random token in "
@@ -82,7 +83,7 @@ def _accuracies(seed: int, rate: float, replace_rate: float, part: str) -> tuple
 
     train, inside, broken = items(ITEMS, 0.9), items(TESTS, 0.9), items(TESTS, 0.0)
     weight = torch.zeros(FEATURES + CLASSES + 1, CLASSES, requires_grad=True)
-    optimizer = torch.optim.Adam([weight], LR, weight_decay=DECAY)
+    optimizer = torch.optim.Adam([weight], LR)
     question, token, label = train
     noise = Streams(seed).torch("shortcut/masks")
     for update in range(UPDATES):
@@ -110,8 +111,8 @@ def _accuracies(seed: int, rate: float, replace_rate: float, part: str) -> tuple
 
 
 def _inputs(question: Tensor, token: Tensor) -> Tensor:
-    """Features and the token as one of CLASSES + 1 symbols, the last of which is <mask>."""
-    return torch.cat([question, F.one_hot(token, CLASSES + 1).float()], 1)
+    """Features of length about 1 and a token out of CLASSES + 1, the last of which is <mask>."""
+    return torch.cat([question / FEATURES**0.5, F.one_hot(token, CLASSES + 1).float()], 1)
 
 
 def fine_tuning(seeds: int, processes: int) -> list[Section]:
