@@ -164,6 +164,8 @@ class TextTask:
         longest: tokens of a response at most, its end included.
         examples: responses to imitate, or None.
         pairs: preferences, or None.
+        process: rates the weakest step of a response, in [-1, 1], or None.
+        categories: what kind of problem each prompt is, or None.
         about: what identifies model and data, for logs.
     """
 
@@ -174,6 +176,8 @@ class TextTask:
     longest: int = 64
     examples: Sequence[Example] | None = None
     pairs: Sequence[Pair] | None = None
+    process: Score | None = None
+    categories: Sequence[Any] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def questions(self) -> Passes:
