@@ -144,6 +144,10 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         longest=task.response_length,
         examples=texts.examples or None,
         pairs=texts.pairs or None,
+        categories=[
+            facts.get("category", len(prompt.replace(tiny.PAD, "")))
+            for prompt, facts in zip(texts.prompts, texts.facts, strict=True)
+        ],
         about=about,
     )
     evaluator = TextEvaluator(

@@ -31,6 +31,7 @@ def task(seed=0, length=None):
         prompts=prompts,
         score=lambda prompt, text: float(len(text) % 2),
         longest=CHAIN.response_length,
+        categories=[len(prompt.rstrip("_:")) - 2 for prompt in prompts],
         examples=[Example(p, answer) for p, answer in zip(prompts, answers, strict=True)],
         pairs=[Pair(p, a, CHAIN.mistake(p, rng)) for p, a in zip(prompts, answers, strict=True)],
     )
