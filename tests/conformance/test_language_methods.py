@@ -15,6 +15,7 @@ from tests import tiny_language
 pytest.importorskip("transformers")
 METHODS = {id: method for id, method in registry.methods().items() if method.kind == "text"}
 SMALL = {"batch_size": 4, "prompts": 2, "group": 2, "lr": 1e-3, "critic_lr": 1e-3, "epochs": 2}
+SMALL["critic_warm_up"] = 0
 
 PAIRS = ("dpo", "spin")  # whose batches are pairs, and hold no numbers but ids
 
