@@ -23,6 +23,10 @@ PROOFS = {
     "spin": "embodied.proofs.selftraining",
     "nft": "embodied.proofs.selftraining",
     "masked_thought": "embodied.proofs.masking",
+    "s3ft": "embodied.proofs.wording",
+    "b_star": "embodied.proofs.balancing",
+    "sec": "embodied.proofs.curriculum",
+    "self_rewarding_ppo": "embodied.proofs.extrapolation",
 }
 DOCS = Path("docs") / "methods"
 RUNS = Path("runs") / "proofs"
