@@ -72,8 +72,8 @@ def skills(seeds: int, processes: int) -> list[Section]:
     text = (
         "Level d of 5 needs the first d skills, each of which succeeds with probability "
         f"sigmoid(theta_i), theta at first {list(START)}. {STEPS} steps of {PROBLEMS} problems "
-        f"with {GROUP} answers each, plain policy gradients with the advantages of GRPO; arms are paid "
-        f"and drawn by the method's own functions. Success on level 5; seeds 0 to {seeds - 1}. "
+        f"with {GROUP} answers each, plain policy gradients with the advantages of GRPO; arms are "
+        f"paid and drawn by the method's own functions. Success on level 5; seeds 0 to {seeds - 1}. "
         "Once every level is mastered no arm pays and all are drawn alike, so that their mean "
         "falls back towards 3."
     )

@@ -14,7 +14,8 @@ from embodied.proofs.runs import Experiment
 from embodied.report.page import Gate, Section
 
 CONTENTS, STYLES, WIDTH, ITEMS, TEST = 6, 2, 24, 60, 4000
-LR, UPDATES, WORKS = 0.05, 200, 0.6
+LR, UPDATES, WORKS = 0.02, 100, 0.6
+SHARED, KNOWN, STYLE = 14, 0.2, 2.0
 ARMS = {
     "SFT": ((), True),
     "SDFT": (("paraphrase",), True),
@@ -59,9 +60,9 @@ def wording(seeds: int, processes: int) -> list[Section]:
         for arm, a in {"base": base, **found}.items()
     ]  # fmt: skip
     text = (
-        f"An answer is one of {CONTENTS} contents in one of {STYLES} styles, {ITEMS} items to "
-        "train on, given in the style that is rare under the base. The judge of the trained task reads "
-        f"the content alone, the other task asks for the common style; a paraphrase comes out "
+        f"An answer is one of {CONTENTS} contents in one of {STYLES} styles, drawn apart; {ITEMS} items to "
+        "train on, given in the style that is rare under the base. The judge of the trained task "
+        f"reads the content alone, the other task asks for the common style; a paraphrase comes out "
         f"right {WORKS:.0%} of the time. Targets are chosen by the method's own function; {TEST} "
         f"test items each, seeds 0 to {seeds - 1}, deviations in brackets."
     )
@@ -84,21 +85,20 @@ def _train(
     rule = normal(WIDTH, CONTENTS)
     third = WIDTH // 3
     known = rule.clone()
-    known[:third] = 0.4 * rule[:third] + 0.9 * normal(third, CONTENTS)
-    content = torch.cat([known, torch.zeros(1, CONTENTS)])
-    weight = content.repeat_interleave(STYLES, 1)
-    weight[-1] = torch.tensor([1.0, -1.0]).repeat(CONTENTS)
+    known[:third] = KNOWN * rule[:third] + 0.9 * normal(third, CONTENTS)
+    weight = torch.zeros(WIDTH + 1, CONTENTS + STYLES)
+    weight[:-1, :CONTENTS], weight[-1, CONTENTS] = known, STYLE
 
     def items(count: int, columns: slice) -> tuple[Tensor, Tensor]:
         inputs = torch.zeros(count, WIDTH)
         inputs[:, columns] = normal(count, len(range(WIDTH)[columns]))
         return torch.cat([inputs, torch.ones(count, 1)], 1), (inputs @ rule).argmax(-1)
 
-    trained, other = slice(0, 2 * third), slice(third, WIDTH)
+    trained, other = slice(0, 2 * third), slice(SHARED, WIDTH)
     inputs, right = items(ITEMS, trained)
     tests = items(TEST, trained), items(TEST, other)
     works = torch.rand(ITEMS, generator=generator) < WORKS
-    own = (inputs @ weight).argmax(-1)
+    own = _answer(inputs, weight)
     again = torch.where(works, STYLES * right, STYLES * ((right + 1) % CONTENTS))
     drafts = {
         "own": lambda places: own[places].tolist(),
@@ -116,18 +116,25 @@ def _train(
     if sources is not None:
         label = torch.tensor([targets[i].answer for i in places])
         weight = _fitted(weight, inputs[places], label)
-    found = (tests[0][0] @ weight).argmax(-1), (tests[1][0] @ weight).argmax(-1)
+    found = [_answer(each, weight) for each, _ in tests]
     first = float((found[0] // STYLES == tests[0][1]).float().mean())
     second = float((found[1] == STYLES * tests[1][1]).float().mean())
     shares = (sum(targets[i].source == name for i in places) / ITEMS for name in SOURCES)
     return first, second, *shares
 
 
+def _answer(inputs: Tensor, weight: Tensor) -> Tensor:
+    """The likeliest content and style as one number."""
+    content, style = (inputs @ weight).split([CONTENTS, STYLES], -1)
+    return STYLES * content.argmax(-1) + style.argmax(-1)
+
+
 def _fitted(weight: Tensor, inputs: Tensor, label: Tensor) -> Tensor:
     weight = weight.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([weight], LR)
     for _ in range(UPDATES):
-        loss = F.cross_entropy(inputs @ weight, label)
+        content, style = (inputs @ weight).split([CONTENTS, STYLES], -1)
+        loss = F.cross_entropy(content, label // STYLES) + F.cross_entropy(style, label % STYLES)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
