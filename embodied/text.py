@@ -158,6 +158,10 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         examples=texts.examples or None,
         pairs=texts.pairs or None,
         begin=lambda prompt: Revision(task, prompt, reward),
+        categories=[
+            prompt.facts.get("category", len(prompt.replace(tiny.PAD, "")))
+            for prompt in texts.prompts
+        ],
         about=about,
     )
     sampling, seed = Sampling(made.longest), train.evaluation.seed

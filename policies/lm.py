@@ -71,7 +71,12 @@ class LanguageModel:
         return LanguageModel(network, self.tokenizer)
 
     def logits(
-        self, prompt: Tensor, prompt_mask: Tensor, completion: Tensor, mask: Tensor
+        self,
+        prompt: Tensor,
+        prompt_mask: Tensor,
+        completion: Tensor,
+        mask: Tensor,
+        embeddings: Tensor | None = None,
     ) -> Tensor:
         """Logits from which each token of a completion is drawn: [B, T, V].
 
@@ -82,10 +87,13 @@ class LanguageModel:
             prompt_mask: [B, P].
             completion: [B, T] ids.
             mask: [B, T], 1 on what may be attended to.
+            embeddings: [B, P + T, D], read in place of those of prompt and completion.
         """
         attention = torch.cat([prompt_mask, mask], 1).long()
+        given = embeddings is not None
         output = self.network(
-            input_ids=torch.cat([prompt, completion], 1),
+            input_ids=None if given else torch.cat([prompt, completion], 1),
+            inputs_embeds=embeddings,
             attention_mask=attention,
             position_ids=positions(attention),
             use_cache=False,

@@ -32,6 +32,7 @@ def task(seed=0, length=None):
         prompts=prompts,
         score=lambda prompt, text: float(len(text) % 2),
         longest=CHAIN.response_length,
+        categories=[len(prompt.rstrip("_:")) - 2 for prompt in prompts],
         examples=[Example(p, answer) for p, answer in zip(prompts, answers, strict=True)],
         begin=lambda prompt: Revision(CHAIN, prompt),
         pairs=[Pair(p, a, CHAIN.mistake(p, rng)) for p, a in zip(prompts, answers, strict=True)],
@@ -62,12 +63,13 @@ class Batches:
             return torch.randint(3, 60, (n, width), generator=self.generator)
 
         mask = torch.arange(4) < torch.tensor([4, 2]).repeat(n)[:n, None]
-        reward = torch.rand(n, 1, generator=self.generator) * (torch.arange(4) == 1)
+        reward = 2 * torch.rand(n, 1, generator=self.generator) * (torch.arange(4) == 1)
         return {
             "prompt": ids(3),
             "prompt_mask": torch.ones(n, 3, dtype=torch.bool),
             "completion": ids(4),
             "mask": mask,
+            "index": torch.arange(n) % 20,
             "weight": torch.rand(n, generator=self.generator),
             "old_log_prob": -torch.rand(n, 4, generator=self.generator) - 3.5,
             "reward": reward,

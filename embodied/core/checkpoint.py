@@ -99,7 +99,8 @@ def digest(state: State) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         hasher.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        if tensor.numel():  # an empty one may have strides that cannot be viewed as bytes
+            hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
 
 

@@ -53,10 +53,14 @@ class TextCollector:
         score: rewards an answer.
         batch: prompts per call.
         group: answers per prompt.
+        whole: end a batch where a pass over the prompts ends.
     """
 
-    def __init__(self, prompts: Passes, score: Score, batch: int, group: int) -> None:
+    def __init__(
+        self, prompts: Passes, score: Score, batch: int, group: int, whole: bool = False
+    ) -> None:
         self.prompts, self.score, self.batch, self.group = prompts, score, batch, group
+        self.whole = whole
 
     @property
     def num_envs(self) -> int:
@@ -68,7 +72,7 @@ class TextCollector:
 
     def collect(self, policy: LanguagePolicy) -> Rollout:
         """One batch of answers; the reward is on the last token of each."""
-        prompts = self.prompts.draw(self.batch)
+        prompts = self.prompts.draw(self.batch, self.whole)
         drawn, texts, (ids, ids_mask) = policy.answer(prompts, self.group)
         asked = [prompt for prompt in prompts for _ in range(self.group)]
         scores = np.array([self.score(p, text) for p, text in zip(asked, texts, strict=True)])
@@ -90,6 +94,7 @@ class TextCollector:
             log_prob=drawn.log_prob.cpu().numpy(),
             meta={
                 "prompt_mask": ids_mask.cpu().numpy().repeat(self.group, 0),
+                "columns": {"index": self.prompts.drawn.repeat(self.group)},
                 "episodes": episodes,
                 "tokens": int(lengths.sum()),
             },

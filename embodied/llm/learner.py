@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from embodied.core import ranks
-from embodied.core.guards import check_loss
+from embodied.core.guards import check_batch, check_loss
 from embodied.core.optim import Adam
-from embodied.core.types import Batch, State
+from embodied.core.types import Batch, Metrics, State
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import TextTask
-from embodied.objectives.likelihood import token_log_probs
+from embodied.objectives.likelihood import masked_mean, nll_loss, token_log_probs
 from policies.lm import LanguageModel
 from policies.sampling import Sampling
 
@@ -26,6 +27,7 @@ class LanguageLearner:
         task: what the model is and how long its answers are.
         lr: learning rate of Adam.
         temperature: at which answers are drawn, and at which the likelihood of a token is taken.
+        extra: weights that are stepped with the model's; the method keeps them.
         adam: further options of `Adam`.
 
     Attributes:
@@ -36,11 +38,18 @@ class LanguageLearner:
     """
 
     def __init__(
-        self, name: str, task: TextTask, lr: float, *, temperature: float = 1.0, **adam: Any
+        self,
+        name: str,
+        task: TextTask,
+        lr: float,
+        *,
+        temperature: float = 1.0,
+        extra: Sequence[nn.Parameter] = (),
+        **adam: Any,
     ) -> None:
         self.model, self.longest, self.temperature = task.model, task.longest, temperature
         trainable = [p for p in self.model.network.parameters() if p.requires_grad]
-        self.optimizer = Adam("model", trainable, lr, **adam)
+        self.optimizer = Adam("model", [*trainable, *extra], lr, **adam)
         stream = f"{name}/sample" + (f"/{ranks.index}" if ranks.index else "")
         self.generator = task.streams.torch(stream, self.model.device)
         self.updates = 0
@@ -62,22 +71,51 @@ class LanguageLearner:
         sampling = Sampling(self.longest, temperature=0.0 if deterministic else self.temperature)
         return LanguagePolicy(self.model, sampling, self.generator)
 
-    def log_probs(self, batch: Batch, model: LanguageModel | None = None) -> Tensor:
+    def log_probs(
+        self,
+        batch: Batch,
+        model: LanguageModel | None = None,
+        embeddings: Tensor | None = None,
+    ) -> Tensor:
         """log pi of each token of a batch's completions: [B, T].
 
         Args:
             batch: prompt [B, P], prompt_mask, completion [B, T], mask.
             model: a frozen one, without gradient; the one that is trained if None.
+            embeddings: [B, P + T, D], read in place of those of the batch's tokens.
         """
         inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
         with torch.set_grad_enabled(model is None and torch.is_grad_enabled()):
-            logits = (model or self.model).logits(*inputs)
+            logits = (model or self.model).logits(*inputs, embeddings)
             return token_log_probs(logits, batch["completion"], self.temperature)
 
     @staticmethod
     def tokens(mask: Tensor) -> Tensor:
         """How many tokens a batch has, as the mean over ranks: what sums over tokens divide by."""
         return ranks.mean(mask.sum())
+
+    def imitate(
+        self, batch: Batch, lr: float | None = None, embeddings: Tensor | None = None
+    ) -> Metrics:
+        """One step of maximum likelihood on a batch's completions.
+
+        Args:
+            batch: prompt, prompt_mask, completion, mask, weight [B]; target [B, T] if not every
+                token is one.
+            lr: the learning rate from now on, or None to leave it.
+            embeddings: [B, P + T, D], read in place of those of the batch's tokens.
+        """
+        check_batch(batch)
+        mask = batch["mask"]
+        log_prob = self.log_probs(batch, embeddings=embeddings)
+        target = batch.get("target", mask)
+        loss = nll_loss(log_prob, target, batch["weight"], self.tokens(target))
+        norm = self.step(loss, lr)
+        return {
+            "loss": loss.detach(),
+            "grad_norm": norm,
+            "token_probability": masked_mean(log_prob.detach().exp(), mask),
+        }
 
     def step(self, loss: Tensor, lr: float | None = None) -> Tensor:
         """One optimizer step on a loss, checked before anything changes.

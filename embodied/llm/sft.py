@@ -17,14 +17,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embodied.core.guards import check_batch
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
 from embodied.core.types import Metrics, Source
 from embodied.llm.learner import LanguageLearner
 from embodied.llm.schedules import warm_cosine
 from embodied.llm.task import TextTask
-from embodied.objectives.likelihood import masked_mean, nll_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +70,8 @@ class SFT(LanguageLearner):
     def update(self, source: Source) -> Metrics:
         """One step on one batch of responses."""
         c = self.config
-        batch = source.next(c.batch_size)
-        check_batch(batch)
-        mask = batch["mask"]
-        log_prob = self.log_probs(batch)
-        target = batch.get("target", mask)
-        loss = nll_loss(log_prob, target, batch["weight"], self.tokens(target))
-        norm = self.step(loss, c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr))
-        return {
-            "loss": loss.detach(),
-            "grad_norm": norm,
-            "token_probability": masked_mean(log_prob.detach().exp(), mask),
-        }
+        lr = c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr)
+        return self.imitate(source.next(c.batch_size), lr)
 
 
 def recipe(config: SFTConfig, task: TextTask) -> Recipe:

@@ -42,12 +42,16 @@ class Passes:
     Args:
         items: at least one.
         rng: orders each pass.
+
+    Attributes:
+        drawn: places in `items` of what was drawn last.
     """
 
     def __init__(self, items: Sequence[Any], rng: np.random.Generator) -> None:
         if not len(items):
             raise UserError("there is nothing to learn from: no prompts, responses or pairs")
         self.items = items
+        self.drawn = np.arange(0)
         self._rng = rng
         self._order = np.arange(0)
         self._at = 0
@@ -55,14 +59,22 @@ class Passes:
     def __len__(self) -> int:
         return len(self.items)
 
-    def draw(self, n: int) -> list[Any]:
-        """The next n items; of several ranks each gets n others."""
-        mine, n = slice(ranks.index * n, (ranks.index + 1) * n), ranks.count * n
+    def draw(self, n: int, whole: bool = False) -> list[Any]:
+        """The next n items, or, if `whole`, those that are left of a pass if they are fewer.
+
+        Of several ranks each gets others.
+        """
+        left, n = len(self._order) - self._at, n * ranks.count
+        if whole:
+            n = min(n, left if left >= ranks.count else len(self.items))
+            n -= n % ranks.count
         while len(self._order) - self._at < n:
             fresh = self._rng.permutation(len(self.items))
             self._order, self._at = np.concatenate([self._order[self._at :], fresh]), 0
         self._at += n
-        return [self.items[i] for i in self._order[self._at - n : self._at][mine]]
+        share = n // ranks.count
+        self.drawn = self._order[self._at - n : self._at][ranks.index * share :][:share]
+        return [self.items[i] for i in self.drawn]
 
     def state_dict(self) -> State:
         """The order, the place in it and the generator."""
@@ -146,13 +158,19 @@ def padded_ids(
     model: LanguageModel, texts: Sequence[str], left: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Ids [B, L] of texts and their mask, on the model's device; special tokens are in the text."""
-    rows = model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return padded(model, model.tokenizer(list(texts), add_special_tokens=False)["input_ids"], left)
+
+
+def padded(
+    model: LanguageModel, rows: Sequence[Sequence[int]], left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one tensor [B, L] and its mask, on the model's device."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), model.pad)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
         where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, where], mask[i, where] = torch.tensor(row), True
+        ids[i, where], mask[i, where] = torch.as_tensor(row), True
     return ids.to(model.device), mask.to(model.device)
 
 
@@ -170,6 +188,8 @@ class TextTask:
         pairs: preferences, or None.
         begin: starts a dialogue from a prompt, or None.
         players: whom the model may talk to, besides models, by name.
+        process: rates the weakest step of a response, in [-1, 1], or None.
+        categories: what kind of problem each prompt is, or None.
         about: what identifies model and data, for logs.
     """
 
@@ -182,6 +202,8 @@ class TextTask:
     pairs: Sequence[Pair] | None = None
     begin: Callable[[str], Dialogue] | None = None
     players: Mapping[str, Player] = field(default_factory=dict)
+    process: Score | None = None
+    categories: Sequence[Any] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def questions(self) -> Passes:

@@ -23,6 +23,13 @@ PROOFS = {
     "spiral": "embodied.proofs.selfplay",
     "score": "embodied.proofs.correction",
     "rise": "embodied.proofs.correction",
+    "spin": "embodied.proofs.selftraining",
+    "nft": "embodied.proofs.selftraining",
+    "masked_thought": "embodied.proofs.masking",
+    "s3ft": "embodied.proofs.wording",
+    "b_star": "embodied.proofs.balancing",
+    "sec": "embodied.proofs.curriculum",
+    "self_rewarding_ppo": "embodied.proofs.extrapolation",
 }
 DOCS = Path("docs") / "methods"
 RUNS = Path("runs") / "proofs"

@@ -15,6 +15,7 @@ METHODS = ("agents", "llm", "decoding", "analysis", "perception")
 SHARED = {
     "acting",
     "actor_critic",
+    "answers",
     "critic_losses",
     "from_scratch",
     "learner",

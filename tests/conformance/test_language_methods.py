@@ -15,6 +15,9 @@ from tests import tiny_language
 pytest.importorskip("transformers")
 METHODS = {id: method for id, method in registry.methods().items() if method.kind == "text"}
 SMALL = {"batch_size": 4, "prompts": 2, "group": 2, "lr": 1e-3, "critic_lr": 1e-3, "epochs": 2}
+SMALL["critic_warm_up"] = 0
+
+PAIRS = ("dpo", "spin")  # whose batches are pairs, and hold no numbers but ids
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -28,11 +31,11 @@ def one_thread():
 
 
 def batches(method, seed=0, kind=tiny_language.Batches):
-    return kind(seed, rows=2 if method.id == "dpo" else 1)
+    return kind(seed, rows=2 if method.id in PAIRS else 1)
 
 
 def config(method, **more):
-    if method.id == "dpo":
+    if method.id in PAIRS:
         more.pop("beta", None)  # 0 keeps no reference elsewhere; here it learns nothing
     names = method.config.__dataclass_fields__
     return method.config(**{k: v for k, v in {**SMALL, **more}.items() if k in names})
@@ -101,7 +104,7 @@ def test_a_bad_batch_changes_no_parameter(method):
             return batch
 
     learner = updated(method)
-    if method.id == "dpo":  # whose batches hold no numbers but ids
+    if method.id in PAIRS:
         with torch.no_grad():
             next(learner.reference.network.parameters()).fill_(float("inf"))
     before = digest(learner.state_dict())
