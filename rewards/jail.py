@@ -30,6 +30,7 @@ RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many rights a version knows; 16 sin
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 CLONE, CLONE3, CLONE_THREAD = (56, 220), (435, 435), 0x10000
 OWN = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}  # of oneself only
+FCNTL, SIGNALLING = (72, 25), (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals by a file
 REFUSED = {
     # other programs
     **{"fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281)},
@@ -64,11 +65,12 @@ ALLOW, REFUSE, UNKNOWN, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000  #
 X32 = 0x40000000  # a second numbering of the calls on x86-64
 
 
-def confine(limits: dict[str, tuple[int, int]]) -> set[str]:
+def confine(limits: dict[str, tuple[int, int]], folder: str | None = None) -> set[str]:
     """Give up rights for good.
 
     Args:
         limits: soft and hard ones by the names of the resource module, in its units.
+        folder: may still be written; nowhere if None.
 
     Returns:
         Which of `LAYERS` hold.
@@ -82,7 +84,7 @@ def confine(limits: dict[str, tuple[int, int]]) -> set[str]:
     if LIBC.unshare(0x10000000 | 0x40000000 | 0x08000000) == 0:  # user, network, System V IPC
         held.add("network")
     _drop_capabilities()
-    if _landlock():
+    if _landlock(folder):
         held.add("files")
     if _seccomp():
         held |= {"network", "processes"}
@@ -99,7 +101,7 @@ def _drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _landlock() -> bool:
+def _landlock(folder: str | None) -> bool:
     version = LIBC.syscall(CREATE_RULESET, None, 0, 1)
     if version < 1:
         return False
@@ -107,7 +109,8 @@ def _landlock() -> bool:
     ruleset = LIBC.syscall(CREATE_RULESET, struct.pack("Q", rights), 8, 0)
     allowed = {path: READ_FILE | READ_DIR | EXECUTE for path in READABLE}
     allowed |= {"/dev/null": READ_FILE | WRITE_FILE, "/dev/urandom": READ_FILE}
-    allowed["."] = rights & ~EXECUTE & ~MAKE
+    if folder is not None:
+        allowed[folder] = rights & ~EXECUTE & ~MAKE
     for path, right in allowed.items():
         if not os.path.exists(path):
             continue
@@ -144,6 +147,8 @@ def _seccomp() -> bool:
     for numbers in OWN.values():
         mine = [*unless(os.getpid(), allow), *unless(0, allow)]
         program += unless(numbers[column], argument, *mine, refuse)
+    signalling = [step for command in SIGNALLING for step in unless(command, refuse)]
+    program += unless(FCNTL[column], (LOAD, 0, 0, 24), *signalling, allow)
     program.append(allow)
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
@@ -200,7 +205,7 @@ def main() -> None:
         line = json.dumps({"nonce": order["nonce"], **message}) + "\n"
         os.write(results, line.encode())
 
-    held = confine(order["limits"])
+    held = confine(order["limits"], ".")
     say({"held": sorted(held)})
     if set(order["required"]) <= held:
         run(order["files"], lambda number, error: say({"file": number, "error": error}))

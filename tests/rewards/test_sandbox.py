@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -181,12 +182,15 @@ def test_the_environment_is_cleared(monkeypatch):
         "os.kill(-1, 0)",
         f"resource.prlimit({os.getpid()}, resource.RLIMIT_CORE)",
         f"os.sched_setaffinity({os.getpid()}, [0])",
+        f"fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, {os.getpid()})",
+        "fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)",
         "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
         "os.setuid(0) or os.chown('x', 0, 0)",
     ],
 )
 def test_other_processes_and_rights(what):
-    assert error_of(f"import os, resource; {what}") is not None
+    error = error_of(f"import fcntl, os, resource; {what}")
+    assert error.startswith(("PermissionError", "OSError", "ValueError: not allowed to raise"))
 
 
 LIES = {
@@ -217,6 +221,18 @@ os._exit(0)
 def test_a_faked_pass(lie):
     outcome = run({"program.py": lie, "test.py": "assert False"}, LIMITS)
     assert None not in outcome.errors[1:], "the test passed"
+
+
+def test_without_a_folder_nothing_can_be_written(tmp_path):
+    code = "from rewards import jail; jail.confine({}); open('a', 'w')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert "PermissionError" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_what_a_machine_lacks_is_refused(monkeypatch):
