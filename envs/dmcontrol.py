@@ -38,6 +38,7 @@ class DMControlEnv(MujocoSimEnv):
         _repair_sensor_names(sim.physics)
         self._bind(sim.physics.model.ptr, sim.physics.data.ptr)
         shapes = [item.shape for item in sim.observation_spec().values()]
+        self._vectors = all(len(shape) == 1 for shape in shapes)
         super().__init__(
             env_id,
             options,
@@ -51,7 +52,7 @@ class DMControlEnv(MujocoSimEnv):
         self._restore_model()
         bits = np.random.MT19937(np.random.SeedSequence(seed))
         self._sim.task._random = np.random.RandomState(bits)
-        return _flatten(self._sim.reset().observation)
+        return np.concatenate([*map(_vector, self._sim.reset().observation.values())])
 
     def _control(self, action: np.ndarray) -> Step | tuple:
         command = self._low + (action + 1.0) * self._half if self._scaled else action
@@ -61,9 +62,11 @@ class DMControlEnv(MujocoSimEnv):
             physics.step(self._substeps)
             task.after_step(physics)
             reward = float(task.get_reward(physics))
-            state = _flatten(task.get_observation(physics))
+            observation = task.get_observation(physics)
         except self._physics_error as error:
             raise Diverged(str(error)) from error
+        parts = [*observation.values()]
+        state = np.concatenate(parts if self._vectors else [*map(_vector, parts)])
         terminated = task.get_termination(physics) == 0.0
         return state, reward, reward >= SUCCESS_REWARD, terminated
 
@@ -112,12 +115,6 @@ def _repair_sensor_names(physics: Any) -> None:
         physics._sensor_types_to_names[wanted] = names
 
 
-def _flatten(observation: dict[str, Any]) -> np.ndarray:
-    parts = observation.values()
-    # np.ravel would do for all of them, in five times the time
-    return np.concatenate(
-        [
-            part if part.ndim == 1 else part[None] if part.ndim == 0 else part.ravel()
-            for part in parts
-        ]
-    )
+def _vector(part: np.ndarray) -> np.ndarray:
+    """Returns `np.ravel(part)` in a fifth of the time."""
+    return part if part.ndim == 1 else part[None] if part.ndim == 0 else part.ravel()

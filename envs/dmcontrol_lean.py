@@ -62,7 +62,7 @@ def _step(physics: Any) -> Callable[[int], None]:
         raise RuntimeError("physics.legacy_step is off; this version of dm_control is unsupported")
 
     def step(nstep: int = 1) -> None:
-        before = warnings.tobytes()
+        before = warnings.tolist()
         if not two_halves:
             mujoco.mj_step(model, data, nstep)
         else:
@@ -70,10 +70,10 @@ def _step(physics: Any) -> Callable[[int], None]:
             if nstep > 1:
                 mujoco.mj_step(model, data, nstep - 1)
         mujoco.mj_step1(model, data)
-        if warnings.tobytes() != before and physics._warnings_cause_exception:
-            grown = warnings > np.frombuffer(before, warnings.dtype)
-            names = list(mujoco.mjtWarning.__members__)
-            new = [names[i] for i in np.flatnonzero(grown)]
+        after = warnings.tolist()
+        if after != before and physics._warnings_cause_exception:
+            names = mujoco.mjtWarning.__members__  # the last counts the others
+            new = [n for n, old, now in zip(names, before, after, strict=False) if now > old]
             if new:
                 raise PhysicsError(f"the physics state is invalid: MuJoCo warns of {new}")
 

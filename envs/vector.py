@@ -135,15 +135,19 @@ class SyncVector(_Vector):
         """Steps all environments with `actions: [num, action_dim]`."""
         if self._bare:  # all are checked before any is taken, and once is enough
             commands = bounded(actions, self._actions_shape, self.identity["id"])
-            results = map(SimEnv.take, self.envs, commands)
+            results = map(SimEnv.advance, self.envs, commands)
+            rewards, terminated, truncated, success, diverged = zip(*results, strict=True)
+            self._last = [env.observation() for env in self.envs]
+            each = {"success": success, "diverged": diverged}
         else:
             actions = self._check_actions(actions)
             results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
-        observations, rewards, terminated, truncated, each = zip(*results, strict=True)
-        self._last = list(observations)
+            observations, rewards, terminated, truncated, notes = zip(*results, strict=True)
+            self._last = list(observations)
+            each = {key: [note[key] for note in notes] for key in notes[0]}
         infos: dict[str, Any] = {}
-        for key in each[0]:
-            infos[key] = np.array([info[key] for info in each])
+        for key, values in each.items():
+            infos[key] = np.array(values)
             infos[f"_{key}"] = self._everyone.copy()
         ends = np.array(terminated), np.array(truncated)
         return batch.stack(self._last), np.array(rewards), *ends, infos
