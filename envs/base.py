@@ -348,7 +348,8 @@ def bounded(action: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray
     if not math.isfinite(sum(values)):  # clipping would let NaN through
         raise ValueError(f"{name}: actions are not finite: {action.tolist()}")
     command = action.astype(np.float64)
-    if min(values) < -1.0 or max(values) > 1.0:
+    values.sort()
+    if values[0] < -1.0 or values[-1] > 1.0:
         return np.minimum(np.maximum(command, -1.0), 1.0)
     return command
 

@@ -30,6 +30,7 @@ class DMControlEnv(MujocoSimEnv):
         self.default_camera = CAMERAS.get(domain, 0)
         self._sim = sim = lean.load(domain, name)
         self._task, self._physics, self._substeps = sim.task, sim.physics, sim._n_sub_steps
+        self._controls = sim.physics.data.ctrl
         spec = sim.action_spec()
         bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
         self._low = np.where(bounded, spec.minimum, -1.0)
@@ -58,7 +59,7 @@ class DMControlEnv(MujocoSimEnv):
         command = self._low + (action + 1.0) * self._half if self._scaled else action
         task, physics = self._task, self._physics
         try:  # what the suite's Environment.step does, without its TimeStep and its horizon
-            task.before_step(command, physics)
+            self._controls[:] = command
             physics.step(self._substeps)
             task.after_step(physics)
             reward = float(task.get_reward(physics))
