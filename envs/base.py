@@ -228,10 +228,19 @@ class SimEnv(gymnasium.Env, abc.ABC):
             ValueError: the action has the wrong shape or is not finite.
             RuntimeError: the episode is over.
         """
-        return self.take(self._check_action(action))
+        reward, terminated, truncated, success, diverged = self.advance(self._check_action(action))
+        info = {"success": success, "diverged": diverged}
+        return self.observation(), reward, terminated, truncated, info
 
-    def take(self, command: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Does what `step` does, with `command: float64[action_dim]` from `bounded`."""
+    def advance(self, command: np.ndarray) -> tuple[float, bool, bool, bool, bool]:
+        """Takes a step without looking at its outcome; `observation` does that.
+
+        Args:
+            command: `float64[action_dim]` from `bounded`.
+
+        Returns:
+            Reward, terminated, truncated, success and diverged, as from `step`.
+        """
         if self._over:
             raise RuntimeError(f"{self.identity['id']}: the episode is over; call reset() first")
         options = self.options
@@ -255,8 +264,7 @@ class SimEnv(gymnasium.Env, abc.ABC):
         truncated = self._elapsed >= self.horizon
         self._over = terminated or truncated
         reward = float(success) if options.reward == "sparse" else total
-        info = {"success": success, "diverged": diverged}
-        return self.observation(), reward, terminated, truncated, info
+        return reward, terminated, truncated, success, diverged
 
     def _check_action(self, action: np.ndarray) -> np.ndarray:
         return bounded(action, self._action_shape, self.identity["id"])
@@ -340,7 +348,8 @@ def bounded(action: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray
     if not math.isfinite(sum(values)):  # clipping would let NaN through
         raise ValueError(f"{name}: actions are not finite: {action.tolist()}")
     command = action.astype(np.float64)
-    if min(values) < -1.0 or max(values) > 1.0:
+    values.sort()
+    if values[0] < -1.0 or values[-1] > 1.0:
         return np.minimum(np.maximum(command, -1.0), 1.0)
     return command
 

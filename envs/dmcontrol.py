@@ -30,6 +30,7 @@ class DMControlEnv(MujocoSimEnv):
         self.default_camera = CAMERAS.get(domain, 0)
         self._sim = sim = lean.load(domain, name)
         self._task, self._physics, self._substeps = sim.task, sim.physics, sim._n_sub_steps
+        self._controls = sim.physics.data.ctrl
         spec = sim.action_spec()
         bounded = np.abs(spec.minimum) < 1e9  # MuJoCo's stand-in for infinity is 1e10
         self._low = np.where(bounded, spec.minimum, -1.0)
@@ -38,6 +39,7 @@ class DMControlEnv(MujocoSimEnv):
         _repair_sensor_names(sim.physics)
         self._bind(sim.physics.model.ptr, sim.physics.data.ptr)
         shapes = [item.shape for item in sim.observation_spec().values()]
+        self._vectors = all(len(shape) == 1 for shape in shapes)
         super().__init__(
             env_id,
             options,
@@ -51,19 +53,21 @@ class DMControlEnv(MujocoSimEnv):
         self._restore_model()
         bits = np.random.MT19937(np.random.SeedSequence(seed))
         self._sim.task._random = np.random.RandomState(bits)
-        return _flatten(self._sim.reset().observation)
+        return np.concatenate([*map(_vector, self._sim.reset().observation.values())])
 
     def _control(self, action: np.ndarray) -> Step | tuple:
         command = self._low + (action + 1.0) * self._half if self._scaled else action
         task, physics = self._task, self._physics
         try:  # what the suite's Environment.step does, without its TimeStep and its horizon
-            task.before_step(command, physics)
+            self._controls[:] = command
             physics.step(self._substeps)
             task.after_step(physics)
             reward = float(task.get_reward(physics))
-            state = _flatten(task.get_observation(physics))
+            observation = task.get_observation(physics)
         except self._physics_error as error:
             raise Diverged(str(error)) from error
+        parts = [*observation.values()]
+        state = np.concatenate(parts if self._vectors else [*map(_vector, parts)])
         terminated = task.get_termination(physics) == 0.0
         return state, reward, reward >= SUCCESS_REWARD, terminated
 
@@ -112,12 +116,6 @@ def _repair_sensor_names(physics: Any) -> None:
         physics._sensor_types_to_names[wanted] = names
 
 
-def _flatten(observation: dict[str, Any]) -> np.ndarray:
-    parts = observation.values()
-    # np.ravel would do for all of them, in five times the time
-    return np.concatenate(
-        [
-            part if part.ndim == 1 else part[None] if part.ndim == 0 else part.ravel()
-            for part in parts
-        ]
-    )
+def _vector(part: np.ndarray) -> np.ndarray:
+    """Returns `np.ravel(part)` in a fifth of the time."""
+    return part if part.ndim == 1 else part[None] if part.ndim == 0 else part.ravel()

@@ -1,9 +1,8 @@
 """The suite's environments with cheaper checks and name look-ups, the same to the bit.
 
 The physics makes the same simulator calls in the same order, and the tasks are the suite's own
-code. Exchanged are `physics.step` and `set_control`, the named views `physics.named.data`, and
-`rewards.tolerance`, all in objects of our own (`envs.lean`), so that other users of dm_control see
-nothing of it.
+code. Exchanged are `physics.step`, the named views `physics.named.data`, and `rewards.tolerance`,
+all in objects of our own (`envs.lean`), so that other users of dm_control see nothing of it.
 """
 
 import functools
@@ -14,6 +13,7 @@ import mujoco
 import numpy as np
 from dm_control.mujoco import index
 from dm_control.rl.control import Environment, PhysicsError
+from dm_control.suite import base
 from dm_control.utils import rewards
 
 from envs.lean import altered, lean_tolerance, module_copy
@@ -26,11 +26,12 @@ def load(domain: str, task: str) -> Environment:
     """Returns `suite.load(domain, task)`, with `random=0` and no time limit, made lean."""
     environment = _copy(f"dm_control.suite.{domain}").SUITE[task](random=0, time_limit=float("inf"))
     environment.task.visualize_reward = False
+    if type(environment.task).before_step is not base.Task.before_step:
+        raise RuntimeError(f"{domain}-{task} changes its actions; this version is unsupported")
     physics = environment.physics
     fields = physics.named.data._asdict()
     physics._data = FixedData(physics.data, fields)
     physics.step = _step(physics)
-    physics.set_control = functools.partial(physics.data.ctrl.__setitem__, slice(None))
     named = index.make_struct_indexer({name: NamedField(old) for name, old in fields.items()})
     physics._named = physics._named._replace(data=named)
     return environment
@@ -62,7 +63,7 @@ def _step(physics: Any) -> Callable[[int], None]:
         raise RuntimeError("physics.legacy_step is off; this version of dm_control is unsupported")
 
     def step(nstep: int = 1) -> None:
-        before = warnings.tobytes()
+        before = warnings.tolist()
         if not two_halves:
             mujoco.mj_step(model, data, nstep)
         else:
@@ -70,10 +71,10 @@ def _step(physics: Any) -> Callable[[int], None]:
             if nstep > 1:
                 mujoco.mj_step(model, data, nstep - 1)
         mujoco.mj_step1(model, data)
-        if warnings.tobytes() != before and physics._warnings_cause_exception:
-            grown = warnings > np.frombuffer(before, warnings.dtype)
-            names = list(mujoco.mjtWarning.__members__)
-            new = [names[i] for i in np.flatnonzero(grown)]
+        after = warnings.tolist()
+        if after != before and physics._warnings_cause_exception:
+            names = mujoco.mjtWarning.__members__  # the last counts the others
+            new = [n for n, old, now in zip(names, before, after, strict=False) if now > old]
             if new:
                 raise PhysicsError(f"the physics state is invalid: MuJoCo warns of {new}")
 

@@ -32,11 +32,14 @@ FROM_A_STATE = {
 VECTOR = ("metaworld/reach-v3", 2)
 
 
-def build(env_id: str):
+def random_actions(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (CALLS, *shape)).astype(np.float32)
+
+
+def build(env_id: str, seed: int = 0, actions: np.ndarray | None = None):
     env = envs.make(env_id)
-    env.reset(seed=0)
-    actions = np.random.default_rng(0).uniform(-1, 1, (CALLS, *env.action_space.shape))
-    actions = list(actions.astype(np.float32))
+    env.reset(seed=seed)
+    actions = list(random_actions(*env.action_space.shape) if actions is None else actions)
 
     def step() -> None:
         for action in actions:
@@ -50,14 +53,15 @@ def build(env_id: str):
 def from_a_state(env_id: str):
     env = envs.make(env_id, horizon=10**9)
     env.reset(seed=0)
-    start = env.get_state()
-    actions = np.random.default_rng(0).uniform(-1, 1, (CALLS, *env.action_space.shape))
-    actions = list(actions.astype(np.float32))
+    start, physics = env.get_state(), env._get_physics()
+    actions = list(random_actions(*env.action_space.shape))
 
     def step() -> None:
-        env.set_state(start)
+        env._set_physics(physics)  # as the package's own `sim.set_state`
         for action in actions:
-            env.step(action)
+            *_, terminated, _, _ = env.step(action)
+            if terminated:  # the package is told to ignore this
+                env.set_state(start)
 
     return step, CALLS
 
@@ -66,21 +70,22 @@ def vector():
     env_id, num = VECTOR
     env = envs.make_vec(env_id, num)
     env.reset(seed=0)
-    actions = np.random.default_rng(0).uniform(-1, 1, (CALLS, *env.action_space.shape))
-    actions = list(actions.astype(np.float32))
+    actions = list(random_actions(*env.action_space.shape))
 
     def step() -> None:
         for action in actions:
             *_, terminated, truncated, _ = env.step(action)
-            if (ended := terminated | truncated).any():
-                env.reset(options={"reset_mask": ended})
+            if any(terminated.tolist()) or any(truncated.tolist()):
+                env.reset(options={"reset_mask": terminated | truncated})
 
     return step, CALLS * num
 
 
 def side_by_side():
+    """The same episodes as in `vector`: what a step costs depends on what the arm touches."""
     env_id, num = VECTOR
-    steps = [build(env_id)[0] for _ in range(num)]
+    actions = random_actions(num, *envs.make(env_id).action_space.shape)
+    steps = [build(env_id, i, actions[:, i])[0] for i in range(num)]
     return lambda: [step() for step in steps], CALLS * num
 
 

@@ -83,6 +83,21 @@ def test_wiped_markers_are_saved():
     assert env._sim.wiped_markers == [] and env._sim.sim.model.geom_rgba[geom][3] == 1
 
 
+@pytest.mark.parametrize("wiped", [0, 1, 60, 99, 100])
+def test_the_dirt_that_is_left_is_what_the_package_finds(wiped):
+    env = envs.make("robosuite/Wipe")
+    env.reset(seed=4)
+    if env.stepping != "lean":
+        pytest.skip("this robosuite is stepped by its package")
+    sim, rng = env._sim, np.random.default_rng(wiped)
+    markers = sim.model.mujoco_arena.markers
+    sim.wiped_markers = [markers[i] for i in rng.permutation(len(markers))[:wiped]]
+    found = sim._get_wipe_information()
+    expected = type(sim)._get_wipe_information(sim)
+    assert all(np.array_equal(ours, package) for ours, package in zip(found, expected, strict=True))
+    assert (np.linalg.norm(found[2]) > 0) == (wiped < 100)
+
+
 def test_pictures_show_no_collision_shapes_and_survive_saving():
     env = envs.make("robosuite/Lift", obs="pixels", image_size=40)
     try:

@@ -80,6 +80,22 @@ def test_vector_equals_single():
             assert all(np.array_equal(batch[k][i], one[k]) for k in range(4))
 
 
+def test_each_flag_reaches_its_place(monkeypatch):
+    vec = envs.make_vec(MAZE, 3)
+    vec.reset(seed=0)
+    flags = {0: (False, True, False, False), 1: (False,) * 4, 2: (True, False, True, True)}
+    outcomes = {vec.envs[i]: (0.5 * i, *flags[i]) for i in range(3)}
+    monkeypatch.setattr(envs.SimEnv, "advance", lambda env, command: outcomes[env])
+    _, rewards, terminated, truncated, infos = vec.step(np.zeros((3, 2)))
+    assert rewards.tolist() == [0.0, 0.5, 1.0]
+    assert terminated.tolist() == infos["success"].tolist() == [False, False, True]
+    assert infos["diverged"].tolist() == [False, False, True]
+    assert truncated.tolist() == [True, False, False]
+    assert infos["_success"].all() and infos["_diverged"].all()
+    infos["_success"][:] = infos["success"][:] = True  # the caller's own, and not the next step's
+    assert vec.step(np.zeros((3, 2)))[4]["success"].tolist() == [False, False, True]
+
+
 def test_mask_resets_only_the_masked(both):
     for vec in both:
         vec.reset(seed=[1, 2])
