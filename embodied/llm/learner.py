@@ -13,6 +13,7 @@ from embodied.core.types import Batch, State
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import TextTask
 from embodied.objectives.likelihood import token_log_probs
+from embodied.objectives.policy_gradient import exact_kl, kl_estimate
 from policies.lm import LanguageModel
 from policies.sampling import Sampling
 
@@ -71,6 +72,26 @@ class LanguageLearner:
         with torch.set_grad_enabled(model is None and torch.is_grad_enabled()):
             logits = (model or self.model).logits(*inputs)
             return token_log_probs(logits, batch["completion"], self.temperature)
+
+    def divergence(
+        self, batch: Batch, reference: LanguageModel, kind: str = "exact"
+    ) -> tuple[Tensor, Tensor]:
+        """log pi of each token, and KL(pi, reference) where it was drawn: [B, T] each.
+
+        Args:
+            batch: see `log_probs`.
+            reference: a frozen model.
+            kind: exact, over all symbols, or an estimate from the drawn ones: k1, k2, k3.
+        """
+        inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
+        tokens, logits = batch["completion"], self.model.logits(*inputs)
+        with torch.no_grad():
+            ref = reference.logits(*inputs)
+        log_prob = token_log_probs(logits, tokens, self.temperature)
+        if kind == "exact":
+            return log_prob, exact_kl(logits / self.temperature, ref / self.temperature)
+        ref_log_prob = token_log_probs(ref, tokens, self.temperature)
+        return log_prob, kl_estimate(log_prob, ref_log_prob, kind)
 
     def step(self, loss: Tensor, lr: float | None = None) -> Tensor:
         """One optimizer step on a loss, checked before anything changes.
