@@ -58,8 +58,10 @@ def evaluate(
         policy: a run directory, "scripted", "play", "random" or a websocket address.
         episodes: how many initial states per task.
         seed: chooses them.
-        **options: of `embodied.evaluation.evaluate`: suite, env_args, workers, batch, videos, ...
+        **options: of `embodied.evaluation.evaluate`: suite, env_args, workers, batch, videos, ...;
+            for the run of a language method of `embodied.exam.evaluate`: suite, data, samples, ...
     """
-    from embodied.evaluation import evaluate
+    from embodied import evaluation, exam
 
-    return evaluate(policy, episodes, seed, **options)[0]
+    module = exam if exam.is_language_run(policy) else evaluation
+    return module.evaluate(policy, episodes, seed, **options)[0]

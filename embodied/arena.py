@@ -23,7 +23,6 @@ from embodied.llm.collector import LanguagePolicy
 from embodied.llm.dialogue import Speaker, Turn, play
 from embodied.llm.task import Player, TextTask, padded_ids
 from embodied.settings import Settings, TrainSettings
-from policies import lm
 from policies.sampling import Sampling
 
 SIDES = [(name, role) for name in ("random", "exact") for role in (0, 1)]
@@ -157,7 +156,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, GameEvaluator, dic
     game = _game(train)
     if train.data:
         raise UserError(f"task={train.task} makes its own positions; leave data out")
-    model = lm.load(text.base_model(game) if train.model == text.TINY else train.model, device)
+    model = text.load_model(train, game, device)
     streams = Streams(train.seed)
     rng = streams.numpy("task")
     positions = game.problems(text.PROMPTS, rng)
@@ -173,15 +172,14 @@ def build(settings: Settings, device: str) -> tuple[TextTask, GameEvaluator, dic
         model,
         streams,
         prompts=game.openings(text.PROMPTS, rng),
-        longest=game.response_length,
+        longest=train.longest or game.response_length,
         examples=[Example(prompt, game.demonstration(prompt, rng)) for prompt in positions],
         begin=game.begin,
         players=game.players(),
         about=about,
     )
-    evaluator = GameEvaluator(
-        game, train.evaluation.episodes, Sampling(game.response_length), train.evaluation.seed
-    )
+    sampling = Sampling(task.longest)
+    evaluator = GameEvaluator(game, train.evaluation.episodes, sampling, train.evaluation.seed)
     return task, evaluator, about
 
 

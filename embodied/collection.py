@@ -271,6 +271,10 @@ def command(overrides: Sequence[str]) -> int:
     out, rest = take(overrides, "out")
     if out is None:
         raise UserError("say where to write: embodied collect env=ID out=PATH")
+    if "suite=tiny" in rest:
+        from embodied import problems
+
+        return problems.command(out, [word for word in rest if word != "suite=tiny"])
     values = {}
     for key in ("suite", "format", "policy", "workers", "video", "successes_only", "timeout"):
         values[key], rest = take(rest, key)

@@ -48,6 +48,12 @@ class SuiteEvaluation(Evaluation):
     tasks: dict[str, Evaluation]
     head: dict[str, Any]
 
+    @classmethod
+    def of(cls, tasks: dict[str, Evaluation], head: dict[str, Any]) -> SuiteEvaluation:
+        """All tasks together."""
+        episodes = [episode for one in tasks.values() for episode in one.episodes]
+        return cls(episodes, [a for one in tasks.values() for a in one.actions], tasks, head)
+
 
 def evaluate(
     policy: str | Path,
@@ -101,15 +107,10 @@ def evaluate(
             count = sum(map(len, played.values()))
             advance(len(group), f"evaluating, {won / count:.0%} successful")
     results = {task: Evaluation(*map(list, zip(*p, strict=True))) for task, p in played.items()}
-    result = SuiteEvaluation(
-        [episode for one in results.values() for episode in one.episodes],
-        [actions for one in results.values() for actions in one.actions],
-        results,
-        _head(suite, tasks, results, about, episodes, seed),
-    )
-    path = _path(policy, suite, out, f"{episodes}-seed{seed}")
-    rows = [{"task": t, **e.record()} for t, one in results.items() for e in one.episodes]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in (result.head, *rows)))
+    head = _head(suite, tasks, results, about, episodes, seed)
+    result = SuiteEvaluation.of(results, head)
+    path = ledger_path(policy, suite, out, f"{episodes}-seed{seed}")
+    write_ledger(path, result)
     notes = record_episodes(path.with_suffix(".videos"), results, videos, tasks, workers, make)
     write_page(Ledger.read(path), notes)
     return result, path
@@ -137,7 +138,14 @@ def _tasks(
     }
 
 
-def _path(policy: str | Path, suite: str | None, out: str | Path | None, rest: str) -> Path:
+def write_ledger(path: Path, result: SuiteEvaluation) -> None:
+    """One JSON line of circumstances, then one per episode."""
+    rows = [{"task": t, **e.record()} for t, one in result.tasks.items() for e in one.episodes]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in (result.head, *rows)))
+
+
+def ledger_path(policy: str | Path, suite: str | None, out: str | Path | None, rest: str) -> Path:
+    """Where a ledger lies: with the run, or where `out` says."""
     name = "" if suite is None else f"-{suite.replace('/', '-')}"
     if is_run(policy):
         return Path(out or policy) / f"ledger{name}-{rest}.jsonl"
@@ -188,6 +196,10 @@ def command(overrides: Sequence[str], pair: Sequence[str] | None = None) -> int:
         raise UserError(
             "say which policy: embodied eval policy=RUN (or scripted, random, ws://...)"
         )
+    from embodied import exam  # which writes its ledger and page as here
+
+    if exam.is_language_run(policy):
+        return exam.command(policy, rest)
     suite, rest = take(rest, "suite")
     env, rest = take(rest, "env")
     out, rest = take(rest, "out")
@@ -213,13 +225,14 @@ def command(overrides: Sequence[str], pair: Sequence[str] | None = None) -> int:
         **options,
     )
     for task, one in result.tasks.items() if len(result.tasks) > 1 else ():
-        print(f"{task}: {_line(one)}")
-    print(_line(result))
+        print(f"{task}: {summary(one)}")
+    print(summary(result))
     print(f"ledger: {path}\npage: {path.with_suffix('.html')}")
     return 0
 
 
-def _line(result: Evaluation) -> str:
+def summary(result: Evaluation) -> str:
+    """Success with its interval, in a line."""
     low, high = result.interval
     return (
         f"success {result.successes}/{len(result.episodes)} = {result.success:.1%} "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,9 @@ from typing import Any
 
 from embodied.core import registry
 from embodied.core.types import UserError
+from rewards import REWARDS
 
+GROUPS = ("method", "reward", "experiment")
 FREE = ("env_args", "data_env_args", "task_args", "method.pretrain_args")
 """Settings whose keys belong to somebody else (an environment, another method)."""
 
@@ -94,10 +95,12 @@ class EvaluationSettings:
     Attributes:
         episodes: how many initial states.
         seed: chooses the list; apart from the run's seed so that runs compare.
+        data: questions for a language model; null takes some of those it is trained on.
     """
 
     episodes: int = 50
     seed: int = 0
+    data: str | None = None
 
     def __post_init__(self) -> None:
         _check("evaluation.", self, episodes=1, seed=0)
@@ -138,9 +141,11 @@ class TrainSettings:
         task_args: its options: length, reward (final, all_steps) and turns (asked to look again
             when evaluated), and those of the task.
         model: of a language method: a folder or hub id, or `tiny` for the task's own base model.
+        longest: tokens of an answer at most; 0 for the task's own, or 256.
         num_envs: training environments stepped together.
         vector: sync (in this process) or async (a process each).
-        reward: transform of rewards.
+        reward: transform of an environment's rewards (`reward.bias=-1`); for a language method also
+            `reward=maths`, format or code, which judge by the rows' own facts (reward.KEY=VALUE).
         scale_observations: centre and scale observations by the offline data's statistics.
         data: a dataset directory, `scripted` to collect one first, or null.
         collect: how a scripted dataset is made.
@@ -162,9 +167,10 @@ class TrainSettings:
     task: str = "chain"
     task_args: dict[str, Any] = field(default_factory=dict)
     model: str = "tiny"
+    longest: int = 0
     num_envs: int = 1
     vector: str = "sync"
-    reward: RewardSettings = field(default_factory=RewardSettings)
+    reward: Any = None
     scale_observations: bool = False
     data: str | None = None
     collect: CollectSettings = field(default_factory=CollectSettings)
@@ -179,7 +185,7 @@ class TrainSettings:
     fallback: bool = False
 
     def __post_init__(self) -> None:
-        _check("", self, num_envs=1, seed=0, threads=0)
+        _check("", self, longest=0, num_envs=1, seed=0, threads=0)
         if self.vector not in ("sync", "async"):
             raise ValueError(f"vector must be sync or async, got {self.vector!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -212,10 +218,13 @@ def _register_schemas() -> None:
 
     store = ConfigStore.instance()
     store.store("train_schema", TrainSettings)
-    for id, method in registry.methods().items():
-        node = OmegaConf.structured(method.config)
-        _unlock(node)
-        store.store(f"schema_{id}", node, group="method")
+    methods = {id: method.config for id, method in registry.methods().items()}
+    rewards = {"transform": RewardSettings, **REWARDS}
+    for group, configs in (("method", methods), ("reward", rewards)):
+        for id, config in configs.items():
+            node = OmegaConf.structured(config)
+            _unlock(node)
+            store.store(f"schema_{id}", node, group=group)
 
 
 def _unlock(node: Any) -> None:
@@ -243,14 +252,14 @@ def compose(overrides: Sequence[str] = ()) -> Settings:
     from omegaconf.errors import OmegaConfBaseException
 
     _register_schemas()
-    parsed = _parse(overrides)
+    parsed = parse(overrides)
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(
                 f"{override.input_line!r} gives several values: `embodied train -m` runs each of "
                 "them; a list is written key=[1,2]"
             )
-    groups = [o for o in parsed if o.key_or_group in ("method", "experiment")]
+    groups = [o for o in parsed if o.key_or_group in GROUPS]
     for override in groups:
         _check_choice(override.key_or_group, str(override.value()))
     with initialize_config_module("configs", version_base="1.3"):
@@ -268,11 +277,14 @@ def compose(overrides: Sequence[str] = ()) -> Settings:
         built = OmegaConf.to_object(full)
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(_first_line(error.__cause__ or error)) from error
+    if registry.get(method_id).kind == "robot" and not isinstance(built.reward, RewardSettings):
+        name = type(built.reward).__name__.lower()
+        raise UserError(f"reward={name} judges answers; {method_id} learns from an environment")
     plain = {"method_id": method_id, **OmegaConf.to_container(full, resolve=True)}
     return Settings(method_id, built.method, built, tuple(overrides), plain)
 
 
-def _parse(overrides: Sequence[str]) -> list[Any]:
+def parse(overrides: Sequence[str]) -> list[Any]:
     """Overrides as hydra reads them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -311,7 +323,7 @@ def _choices(group: str) -> list[str]:
 def _ready(override: Any, known: Sequence[str]) -> str:
     """An override in hydra's syntax: new keys are allowed where they are somebody else's."""
     key = override.key_or_group
-    if key in ("method", "experiment") or key in known:
+    if key in GROUPS or key in known:
         return override.input_line
     if any(key.startswith(f"{free}.") for free in FREE):
         line = override.input_line.lstrip("+~")
@@ -361,39 +373,11 @@ def refuse_incompatible(changed: Mapping[str, Any]) -> None:
 def default_directory(settings: Settings) -> Path:
     """runs/METHOD-TASK-SEED."""
     train = settings.train
-    what = train.task if registry.get(settings.method_id).kind == "text" else train.env
+    what = train.env
+    if registry.get(settings.method_id).kind == "text":
+        judged = not isinstance(train.reward, RewardSettings)
+        what = type(train.reward).__name__.lower() if judged else train.task
     return Path("runs") / f"{settings.method_id}-{what.replace('/', '-')}-{train.seed}"
-
-
-def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """All combinations of `key=a,b` and `key=range(...)` overrides, one list per run.
-
-    The choices a run directory's name would not show are appended to it, so that no two runs of a
-    sweep share one.
-
-    Raises:
-        UserError: as `compose`, for any of the combinations.
-    """
-    options, swept = [], []
-    for override in _parse(overrides):
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            options.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            options.append([override.input_line])
-        swept.append(override.is_sweep_override())
-    runs = []
-    for combination in itertools.product(*options):
-        composed = compose(combination)
-        shown = () if composed.train.run else ("method", "env", "task", "seed")
-        choices = [c for c, several in zip(combination, swept, strict=True) if several]
-        hidden = [c for c in choices if c.partition("=")[0] not in shown]
-        if hidden:
-            suffix = re.sub(r"[^-+=.,\w]+", "_", "-".join(hidden))
-            directory = composed.train.run or default_directory(composed)
-            combination = (*combination, f"run={quoted(f'{directory}-{suffix}')}")
-        runs.append(list(combination))
-    return runs
 
 
 def quoted(text: object) -> str:
@@ -422,7 +406,7 @@ def free_arguments(overrides: Sequence[str], section: str) -> tuple[dict[str, An
     keys = {o.partition("=")[0].removeprefix(f"{section}."): o for o in mine}
     values = {}
     for key, override in keys.items():
-        parsed = _parse([override])[0]
+        parsed = parse([override])[0]
         if parsed.is_sweep_override():
             raise UserError(f"{override!r} gives several values; a list is written KEY=[1,2]")
         values[key] = parsed.value()

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from embodied.core.types import UserError
 from embodied.data import tiny
 from embodied.data.games import GAMES, Game
 from embodied.data.revision import Revision
-from embodied.data.text import Example, Pair, Texts, read
+from embodied.data.text import Example, Pair, Prompt, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import Score, TextTask
 from embodied.revisions import RevisionEvaluator
-from embodied.settings import Settings, TrainSettings
+from embodied.settings import RewardSettings, Settings, TrainSettings
 from policies import lm
 from policies.sampling import Sampling
 
@@ -46,7 +46,7 @@ BASE = sft.SFTConfig(
     warm_up=50,
     final_lr=0.1,
 )
-BASES: dict[str, sft.SFTConfig] = {}
+BASES = {"add": replace(BASE, updates=2400), "edit": replace(BASE, updates=2200)}
 """Of tasks that need another recipe than `BASE`."""
 BASE_SEED, BASE_REVISION = 0, 1
 
@@ -113,12 +113,16 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         UserError: there is no such task or model, or its options are wrong.
     """
     train = settings.train
+    if not isinstance(train.reward, RewardSettings):
+        from embodied import judged
+
+        return judged.build(settings, device)
     if train.task in GAMES:
         from embodied import arena
 
         return arena.build(settings, device)
-    task, length, reward = _tiny_task(train)
-    model = lm.load(base_model(task) if train.model == TINY else train.model, device)
+    task, length, reward = tiny_task(train)
+    model = load_model(train, task, device)
     streams = Streams(train.seed)
     if train.data:
         texts = read(train.data, model.tokenizer)
@@ -129,7 +133,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
                 "rewards the answers"
             )
     else:
-        texts = _made(task, length, streams.numpy("task"))
+        texts = made_texts(task, PROMPTS, length, streams.numpy("task"))
 
     def score(prompt: str, response: str) -> float:
         return float(getattr(task.verify(prompt, response), reward))
@@ -140,9 +144,9 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
     about = {
         "env": f"{TINY}/{train.task}",
         "env_args": {**asdict(task), "length": length, "reward": reward},
-        "env_hash": _hash([train.task, asdict(task), length, reward]),
+        "env_hash": fingerprint([train.task, asdict(task), length, reward]),
         "model": train.model,
-        "dataset": train.data,
+        "dataset": {"path": train.data, "fingerprint": digest(train.data)} if train.data else None,
         "observation_scaling": None,
     }
     made = TextTask(
@@ -150,20 +154,25 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         streams,
         prompts=texts.prompts or None,
         score=score,
-        longest=task.response_length,
+        longest=train.longest or task.response_length,
         examples=texts.examples or None,
         pairs=texts.pairs or None,
         begin=lambda prompt: Revision(task, prompt, reward),
         about=about,
     )
-    sampling, seed = Sampling(task.response_length), train.evaluation.seed
+    sampling, seed = Sampling(made.longest), train.evaluation.seed
     turns = train.task_args.get("turns", 1)
     if turns == 1:
         return made, TextEvaluator(questions, score, sampling, seed), about
     return made, RevisionEvaluator(task, questions, reward, turns, sampling, seed), about
 
 
-def _tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
+def load_model(train: TrainSettings, task: tiny.Task | Game, device: str) -> lm.LanguageModel:
+    """The model a run begins with."""
+    return lm.load(base_model(task) if train.model == TINY else train.model, device)
+
+
+def tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     """The task, the length of its problems, and which verdict is the reward."""
     if train.task not in tiny.TASKS:
         known = (*tiny.TASKS, *GAMES)
@@ -184,14 +193,13 @@ def _tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     return task, length, reward
 
 
-def _made(task: tiny.Task, length: int | None, rng: np.random.Generator) -> Texts:
-    """Problems of the task, each with its answer, and with one that slips as the worse one."""
-    prompts = task.problems(PROMPTS, rng, length)
+def made_texts(task: tiny.Task, count: int, length: int | None, rng: np.random.Generator) -> Texts:
+    """Problems of a task, each with its answer, and with one that slips as the worse one."""
+    prompts = task.problems(count, rng, length)
     answers = [task.attempt(prompt, rng) for prompt in prompts]
     slips = [task.mistake(prompt, rng) for prompt in prompts]
     return Texts(
-        prompts,
-        [{} for _ in prompts],
+        [Prompt(prompt) for prompt in prompts],
         [Example(*both) for both in zip(prompts, answers, strict=True)],
         [Pair(*three) for three in zip(prompts, answers, slips, strict=True)],
     )
@@ -204,7 +212,7 @@ def base_model(task: tiny.Task | Game) -> Path:
     """
     name = type(task).__name__.lower()
     recipe = BASES.get(name, BASE)
-    key = _hash([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
+    key = fingerprint([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
     folder = cache / f"{name}-{key}"
     if folder.exists():
@@ -237,8 +245,14 @@ def base_model(task: tiny.Task | Game) -> Path:
     return folder
 
 
-def _hash(values: Any) -> str:
+def fingerprint(values: Any) -> str:
+    """First 16 hex digits of the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest(path: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def chat(run: str | Path, ask: Callable[[], str], say: Callable[[str], None]) -> None:

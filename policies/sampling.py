@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -34,6 +35,11 @@ class Sampling:
             )
 
 
+Draws = torch.Generator | Sequence[torch.Generator] | None
+"""What draws tokens: one generator for all, or one on the CPU for each prompt, whose completions
+then do not depend on which prompts are completed beside it."""
+
+
 class Completions(NamedTuple):
     """What was drawn, B = prompts x group rows, those of one prompt next to one another.
 
@@ -60,7 +66,7 @@ class Engine(Protocol):
         prompt_mask: Tensor,
         group: int,
         sampling: Sampling,
-        generator: torch.Generator | None,
+        generator: Draws,
     ) -> Completions:
         """See `generate`."""
 
@@ -72,7 +78,7 @@ def generate(
     prompt_mask: Tensor,
     group: int,
     sampling: Sampling,
-    generator: torch.Generator | None = None,
+    generator: Draws = None,
 ) -> Completions:
     """Draw `group` completions of each prompt; a prompt is read once, whatever the group.
 
@@ -126,9 +132,7 @@ def generate(
     return Completions(tokens[:, :length], mask[:, :length], log_prob[:, :length], ~running)
 
 
-def _draw(
-    logits: Tensor, sampling: Sampling, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _draw(logits: Tensor, sampling: Sampling, generator: Draws) -> tuple[Tensor, Tensor]:
     """A token per row of [B, V] logits, and its log-probability."""
     if sampling.temperature == 0:
         log_probs = logits.log_softmax(-1)
@@ -140,8 +144,19 @@ def _draw(
             ordered, order = probs.sort(-1, descending=True)
             ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0.0
             probs = torch.zeros_like(probs).scatter(-1, order, ordered)
-        chosen = torch.multinomial(probs, 1, generator=generator)[:, 0]
+        if isinstance(generator, Sequence):
+            chosen = _drawn_apart(probs, generator)
+        else:
+            chosen = torch.multinomial(probs, 1, generator=generator)[:, 0]
     return chosen, log_probs.gather(-1, chosen[:, None])[:, 0]
+
+
+def _drawn_apart(probs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """A token per row of [B, V], by inverse transform; each generator has B / len of the rows."""
+    group = len(probs) // len(generators)
+    uniform = torch.cat([torch.rand(group, 1, generator=g).double() for g in generators])
+    below = probs.double().cumsum(-1)
+    return (below <= uniform.to(probs.device) * below[:, -1:]).sum(-1)
 
 
 def _stopped(

@@ -22,6 +22,19 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Probability that one of k answers is right, without bias (Chen et al. 2021, 2107.03374).
+
+    1 - C(n - c, k) / C(n, k), for c right ones of n that were drawn.
+
+    Raises:
+        ValueError: k is not in 1 to n, or c not in 0 to n.
+    """
+    if not 1 <= k <= samples or not 0 <= correct <= samples:
+        raise ValueError(f"no pass@{k} of {correct} right answers among {samples}")
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
 def bootstrap_mean(
     values: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

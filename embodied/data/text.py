@@ -4,6 +4,8 @@ A row has one of these sets of columns, each a string or a conversation, which i
 `{"role": ..., "content": ...}` and is written out by the tokenizer's chat template:
 
 - `prompt`, for generation; other columns are kept as facts for the reward
+- `question` and `answer`, as GSM8K has them: the same, the question written as a user's message
+  or, without a chat template, as `Question: ...` and `Answer:`
 - `prompt` and `completion`, or `messages`, whose last one is the completion, or `text` alone
 - `prompt`, `chosen` and `rejected`, or the last two alone, which then share their beginning
 """
@@ -11,7 +13,7 @@ A row has one of these sets of columns, each a string or a conversation, which i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,23 @@ from typing import Any, NamedTuple
 from embodied.core.types import UserError
 from embodied.data.parquet import pyarrow
 
-COLUMNS = ("prompt", "completion", "messages", "text", "chosen", "rejected")
+COLUMNS = ("prompt", "completion", "messages", "text", "chosen", "rejected", "question")
+
+
+class Prompt(str):
+    """A prompt that carries what its row says besides.
+
+    Attributes:
+        facts: the other columns, for the reward.
+    """
+
+    facts: Mapping[str, Any]
+
+    def __new__(cls, text: str, facts: Mapping[str, Any] | None = None) -> Prompt:
+        """Text and facts."""
+        made = super().__new__(cls, text)
+        made.facts = facts or {}
+        return made
 
 
 class Example(NamedTuple):
@@ -50,23 +68,24 @@ class Texts:
 
     Attributes:
         prompts: prompts to answer.
-        facts: the other columns of each of them.
         examples: responses to imitate.
         pairs: preferences.
     """
 
-    prompts: list[str] = field(default_factory=list)
-    facts: list[dict[str, Any]] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
 
 
-def read(path: str | Path, tokenizer: Any) -> Texts:
+def read(
+    path: str | Path, tokenizer: Any, check: Callable[[Mapping[str, Any]], None] | None = None
+) -> Texts:
     """Read a file, all of its rows checked.
 
     Args:
         path: ends in .jsonl or .parquet.
         tokenizer: of transformers; it has the chat template and the end of a response.
+        check: raises ValueError for facts of a prompt that will not do.
 
     Raises:
         UserError: there is no such file, or a row is not as it must be; names file and line.
@@ -74,7 +93,7 @@ def read(path: str | Path, tokenizer: Any) -> Texts:
     path, texts = Path(path), Texts()
     for line, row in _rows(path):
         try:
-            _add(row, tokenizer, texts)
+            _add(row, tokenizer, texts, check or (lambda facts: None))
         except _BadRow as error:
             raise UserError(f"{path}:{line}: {error}") from error
     if not (texts.prompts or texts.examples or texts.pairs):
@@ -106,7 +125,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                 raise UserError(f"{path}:{line}: not JSON: {error}") from error
 
 
-def _add(row: Any, tokenizer: Any, texts: Texts) -> None:
+def _add(
+    row: Any, tokenizer: Any, texts: Texts, check: Callable[[Mapping[str, Any]], None]
+) -> None:
     if not isinstance(row, Mapping):
         raise _BadRow(f"a row is an object with columns, not {type(row).__name__}")
     row = {name: value for name, value in row.items() if value is not None}
@@ -122,13 +143,19 @@ def _add(row: Any, tokenizer: Any, texts: Texts) -> None:
         texts.examples.append(Example(*_written(messages[:-1], messages[-1:], tokenizer)))
     elif here == {"text"}:
         texts.examples.append(Example("", _text("text", row["text"]) + tokenizer.eos_token))
-    elif here == {"prompt"}:
-        texts.prompts.append(_prompt(row["prompt"], tokenizer))
-        texts.facts.append({name: value for name, value in row.items() if name != "prompt"})
+    elif here in ({"prompt"}, {"question"}):
+        (asked,) = here
+        facts = {name: value for name, value in row.items() if name != asked}
+        try:
+            check(facts)
+        except ValueError as error:
+            raise _BadRow(str(error)) from error
+        write = _prompt if asked == "prompt" else _question
+        texts.prompts.append(Prompt(write(row[asked], tokenizer), facts))
     else:
         raise _BadRow(
             f"columns {sorted(here) or sorted(row)} are none of: prompt; prompt and completion; "
-            "messages; text; prompt, chosen and rejected; chosen and rejected"
+            "messages; text; prompt, chosen and rejected; chosen and rejected; question and answer"
         )
 
 
@@ -156,6 +183,13 @@ def _prompt(prompt: Any, tokenizer: Any) -> str:
     if isinstance(prompt, str):
         return prompt
     return _template(_conversation("prompt", prompt), tokenizer, answer=True)
+
+
+def _question(question: Any, tokenizer: Any) -> str:
+    text = _text("question", question)
+    if tokenizer.chat_template is None:
+        return f"Question: {text}\nAnswer:"
+    return _template([{"role": "user", "content": text}], tokenizer, answer=True)
 
 
 def _written(prompt: Any, completion: Any, tokenizer: Any) -> tuple[str, str]:

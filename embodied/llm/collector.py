@@ -10,7 +10,7 @@ import torch
 from embodied.core.types import Batch, Rollout, State
 from embodied.llm.task import Passes, Score, padded_ids
 from policies.lm import LanguageModel
-from policies.sampling import Completions, Engine, Sampling, generate
+from policies.sampling import Completions, Draws, Engine, Sampling, generate
 
 
 class LanguagePolicy:
@@ -19,7 +19,7 @@ class LanguagePolicy:
     Args:
         model: it follows later updates.
         sampling: how answers are drawn.
-        generator: draws them.
+        generator: draws them; one for each prompt if there are several.
         engine: draws them faster, if there is another.
     """
 
@@ -27,7 +27,7 @@ class LanguagePolicy:
         self,
         model: LanguageModel,
         sampling: Sampling,
-        generator: torch.Generator | None = None,
+        generator: Draws = None,
         engine: Engine = generate,
     ) -> None:
         self.model, self.sampling, self.generator, self.engine = model, sampling, generator, engine

@@ -16,7 +16,8 @@ from embodied.data.text import Example, Pair
 from policies.lm import LanguageModel
 
 Score = Callable[[str, str], float]
-"""(prompt, response) -> reward; 1 and above counts as a success."""
+"""(prompt, response) -> reward; 1 and above counts as a success. A prompt read from a file is a
+`Prompt`, which carries its row's facts."""
 Player = Callable[[str, np.random.Generator], str]
 """(prompt, generator) -> answer of somebody who is no model."""
 

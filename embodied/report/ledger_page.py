@@ -52,6 +52,7 @@ def write_page(ledger: Ledger, note: str = "") -> Path:
         f'<p class="note">{escape(note)}</p>' if note else "",
         _overview(ledger, groups) if len(tasks) > FEW else "",
         section("Success", _success(ledger, groups)),
+        _several(head),
         _videos(ledger),
         _lost(ledger),
         section("Circumstances", facts(_circumstances(head))),
@@ -160,6 +161,16 @@ def _success(ledger: Ledger, groups: Mapping[str, Sequence[str]]) -> str:
             f"{title}<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         )
     return "".join(parts)
+
+
+def _several(head: Mapping[str, Any]) -> str:
+    """What is known where a question had several answers."""
+    found = {task: one["metrics"] for task, one in head["tasks"].items() if "metrics" in one}
+    if not found:
+        return ""
+    names = list(next(iter(found.values())))
+    rows = [[escape(task), *(percent(one[name]) for name in names)] for task, one in found.items()]
+    return section("Several answers to a question", table(["task", *names], rows, text=1))
 
 
 def _cells(episodes: Episodes) -> str:

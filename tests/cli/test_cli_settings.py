@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from embodied.settings import compose, merged, quoted, sweep
+from embodied.settings import compose, merged, quoted
+from embodied.sweeps import sweep
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from embodied import assemble, settings
 from embodied.core import registry
+from rewards import REWARDS
 from tests import tiny_language
 
 CONFIGS = Path(str(files("configs")))
@@ -20,6 +21,7 @@ def test_the_folder_holds_nothing_else():
     found = {p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml")}
     named = {f"method/{name}.yaml" for name in METHODS}
     named |= {f"experiment/{name}.yaml" for name in EXPERIMENTS}
+    named |= {f"reward/{name}.yaml" for name in ("transform", *REWARDS)}
     assert found == named | {"train.yaml"}
     assert set(METHODS) == set(registry.methods())
     assert "maze" in EXPERIMENTS

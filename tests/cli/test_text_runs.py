@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import rewards
 from embodied import assemble, text
 from embodied.core.log import read_log
 from embodied.core.types import UserError
@@ -110,3 +111,68 @@ def test_a_robot_does_not_talk(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="does not talk"):
         text.chat(tmp_path, input, print)
+
+
+JUDGED = ["evaluation.episodes=4", "report=false", "longest=6", *GRPO]
+
+
+def write_rows(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_answers_judged_by_the_facts_of_their_row(model, tmp_path, monkeypatch):
+    asked = []
+
+    def judge(self, prompt, response, facts):
+        asked.append((str(prompt), response, facts["answer"]))
+        return 1.0
+
+    monkeypatch.setattr(rewards.Maths, "__call__", judge)
+    rows = write_rows(
+        tmp_path / "rows.jsonl",
+        {"prompt": "^c12______:", "answer": "13"},
+        {"prompt": "^c40______:", "answer": 4},
+    )
+    overrides = [f"model={model}", f"data={rows}", "reward=maths", "reward.symbolic=false"]
+    run = assemble.start([*JUDGED, *overrides, f"run={tmp_path / 'run'}"])
+    run.trainer.run()
+    run.trainer.close()
+    assert run.about["env"] == "text/maths" and run.trainer.evaluation.success == 1
+    assert {(p, a) for p, _, a in asked} == {("^c12______:", "13"), ("^c40______:", 4)}
+    assert not any("." in response for _, response, _ in asked), "the end is no part of an answer"
+    again = assemble.start([f"resume={tmp_path / 'run'}", "evaluation.episodes=1"])
+    assert again.trainer.done
+
+
+@pytest.mark.parametrize("reward, facts", [("format", {}), ("code", {"tests": "assert 1"})])
+def test_other_rewards(reward, facts, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(rewards.Code, "__call__", lambda *_: 0.5)
+    rows = write_rows(tmp_path / "rows.jsonl", {"prompt": "^c12______:", **facts})
+    overrides = [f"model={model}", f"data={rows}", f"reward={reward}", f"evaluation.data={rows}"]
+    run = assemble.start([*JUDGED, *overrides, f"run={tmp_path / 'run'}"])
+    run.trainer.run()
+    run.trainer.close()
+    assert run.trainer.counters.episodes == 12
+
+
+@pytest.mark.parametrize(
+    "overrides, row, message",
+    [
+        (["reward=maths"], None, "give data=rows.jsonl"),
+        (["reward=maths"], {"prompt": "1"}, r"rows.jsonl:1: needed is answer"),
+        (["reward=code"], {"prompt": "1", "tests": 3}, r"rows.jsonl:1: needed are tests"),
+        (["reward=format"], {"prompt": "1", "completion": "1"}, "no prompts to evaluate on"),
+        (["reward=mathematics"], {"prompt": "1"}, "did you mean maths"),
+        (["reward=code", "reward.isolation=none"], {"prompt": "1"}, "full or any"),
+        (["reward=format", "reward.tag=a"], {"prompt": "1"}, "did you mean reward.tags"),
+        (["reward=maths", "method=sac"], {"prompt": "1"}, "sac learns from an environment"),
+    ],
+)
+def test_mistakes_about_rewards(overrides, row, message, model, tmp_path):
+    data = [f"data={write_rows(tmp_path / 'rows.jsonl', row)}"] if row else []
+    words = [f"model={model}", f"run={tmp_path / 'run'}", *data, *overrides]
+    if "method=sac" not in words:
+        words = [*JUDGED, *words]
+    with pytest.raises(UserError, match=message):
+        assemble.start(words)

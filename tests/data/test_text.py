@@ -67,7 +67,27 @@ def test_prompts_keep_their_facts(tokenizer, tmp_path):
     rows = [{"prompt": "1+1", "answer": 2}, {"prompt": ASK, "answer": 2, "level": "low"}]
     texts = read(write(tmp_path, *rows), tokenizer)
     assert texts.prompts == ["1+1", "<u>1+1<a>"]
-    assert texts.facts == [{"answer": 2}, {"answer": 2, "level": "low"}]
+    facts = [prompt.facts for prompt in texts.prompts]
+    assert facts == [{"answer": 2}, {"answer": 2, "level": "low"}]
+
+
+def test_questions_are_prompts(tokenizer, tmp_path):
+    path = write(tmp_path, {"question": "1+1", "answer": "two #### 2"})
+    for name, text in ((None, "Question: 1+1\nAnswer:"), (TEMPLATE, "<u>1+1<a>")):
+        other = tiny_language.tokenizer()
+        other.chat_template = name
+        (prompt,) = read(path, other).prompts
+        assert prompt == text and prompt.facts == {"answer": "two #### 2"}
+
+
+def test_facts_are_checked(tokenizer, tmp_path):
+    def check(facts):
+        if "answer" not in facts:
+            raise ValueError("needed is an answer")
+
+    rows = [{"prompt": "1+1", "answer": 2}, {"prompt": "1+1"}]
+    with pytest.raises(UserError, match=r"rows.jsonl:2: needed is an answer"):
+        read(write(tmp_path, *rows), tokenizer, check)
 
 
 def test_parquet(tokenizer, tmp_path):
@@ -88,7 +108,8 @@ GOOD_ROW = {"prompt": "1+1", "completion": "2"}
     [
         ("{'prompt': 1}", "not JSON"),
         ('["1+1"]', "a row is an object with columns, not list"),
-        ({"question": "1+1"}, r"columns \['question'\] are none of"),
+        ({"query": "1+1"}, r"columns \['query'\] are none of"),
+        ({"question": ["1+1"]}, "question must be a string"),
         ({"prompt": "1", "chosen": "2"}, r"columns \['chosen', 'prompt'\] are none of"),
         ({"prompt": "1+1", "completion": ""}, "the completion is empty"),
         ({"prompt": "1+1", "completion": GOOD}, "both be strings or both conversations"),

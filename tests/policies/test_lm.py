@@ -146,7 +146,7 @@ def test_what_is_no_model(tmp_path, model):
 
 def test_chain():
     chain = tiny.Chain()
-    prompt = chain.prompt(np.array([4, 1, 3]))
+    prompt = chain.prompt("413")
     assert prompt == "^c413_____:"
     rng = np.random.default_rng(0)
     assert chain.attempt(prompt, rng) == "403."
