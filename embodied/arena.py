@@ -172,15 +172,14 @@ def build(settings: Settings, device: str) -> tuple[TextTask, GameEvaluator, dic
         model,
         streams,
         prompts=game.openings(text.PROMPTS, rng),
-        longest=game.response_length,
+        longest=train.longest or game.response_length,
         examples=[Example(prompt, game.demonstration(prompt, rng)) for prompt in positions],
         begin=game.begin,
         players=game.players(),
         about=about,
     )
-    evaluator = GameEvaluator(
-        game, train.evaluation.episodes, Sampling(game.response_length), train.evaluation.seed
-    )
+    sampling = Sampling(task.longest)
+    evaluator = GameEvaluator(game, train.evaluation.episodes, sampling, train.evaluation.seed)
     return task, evaluator, about
 
 

@@ -113,14 +113,14 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         UserError: there is no such task or model, or its options are wrong.
     """
     train = settings.train
-    if train.task in GAMES:
-        from embodied import arena
-
-        return arena.build(settings, device)
     if not isinstance(train.reward, RewardSettings):
         from embodied import judged
 
         return judged.build(settings, device)
+    if train.task in GAMES:
+        from embodied import arena
+
+        return arena.build(settings, device)
     task, length, reward = tiny_task(train)
     model = load_model(train, task, device)
     streams = Streams(train.seed)

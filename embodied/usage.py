@@ -19,8 +19,8 @@ Settings are key=value; `embodied train --settings` lists them all with their de
   data=PATH              offline data; data=scripted collects some first (collect.episodes=...)
   task=chain model=PATH  of a language method: its task (chain, add, sort, edit), and a model of
                          transformers (or tiny); data=rows.jsonl: prompts, completions or
-                         preferences as TRL takes them; games are task=tictactoe, kuhn or
-                         negotiation, learnt by method=spiral
+                         preferences as TRL takes them; or a game (tictactoe, kuhn, negotiation),
+                         which method=spiral learns by playing itself
   reward=maths           or format, code: judges answers to prompts of data= by the facts in their
                          rows (docs/language.md); longest=256 tokens, evaluation.data=held_out.jsonl
   method.KEY=VALUE       settings of the method, e.g. method.warmup_steps=5000

@@ -15,6 +15,7 @@ from embodied.core.types import Batch, Metrics, State
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import TextTask
 from embodied.objectives.likelihood import masked_mean, nll_loss, token_log_probs
+from embodied.objectives.policy_gradient import exact_kl, kl_estimate
 from policies.lm import LanguageModel
 from policies.sampling import Sampling
 
@@ -116,6 +117,26 @@ class LanguageLearner:
             "grad_norm": norm,
             "token_probability": masked_mean(log_prob.detach().exp(), mask),
         }
+
+    def divergence(
+        self, batch: Batch, reference: LanguageModel, kind: str = "exact"
+    ) -> tuple[Tensor, Tensor]:
+        """log pi of each token, and KL(pi, reference) where it was drawn: [B, T] each.
+
+        Args:
+            batch: see `log_probs`.
+            reference: a frozen model.
+            kind: exact, over all symbols, or an estimate from the drawn ones: k1, k2, k3.
+        """
+        inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
+        tokens, logits = batch["completion"], self.model.logits(*inputs)
+        with torch.no_grad():
+            ref = reference.logits(*inputs)
+        log_prob = token_log_probs(logits, tokens, self.temperature)
+        if kind == "exact":
+            return log_prob, exact_kl(logits / self.temperature, ref / self.temperature)
+        ref_log_prob = token_log_probs(ref, tokens, self.temperature)
+        return log_prob, kl_estimate(log_prob, ref_log_prob, kind)
 
     def step(self, loss: Tensor, lr: float | None = None) -> Tensor:
         """One optimizer step on a loss, checked before anything changes.

@@ -32,14 +32,13 @@ from torch import Tensor
 from embodied.core.guards import check_batch
 from embodied.core.phase import Phase, Recipe, Until
 from embodied.core.registry import register
-from embodied.core.types import Batch, Metrics, Source, State
+from embodied.core.types import Metrics, Source, State
 from embodied.llm.collector import LatestRollout
 from embodied.llm.dialogue import DialogueCollector
 from embodied.llm.learner import LanguageLearner
 from embodied.llm.task import TextTask
 from embodied.objectives.advantages import leave_one_out
-from embodied.objectives.likelihood import sequence_sums, token_log_probs
-from embodied.objectives.policy_gradient import exact_kl, kl_estimate
+from embodied.objectives.likelihood import sequence_sums
 
 TURNS = 2
 
@@ -142,7 +141,7 @@ class SCoRe(LanguageLearner):
         advantage = torch.stack([leave_one_out(each, c.group) for each in returns], 1)
         betas = (c.beta_first, 0.0) if self.stage == 1 else (c.beta, c.beta)
         penalty = advantage.new_tensor(betas).repeat(len(reward))
-        log_prob, kl = self._divergence(batch)
+        log_prob, kl = self.divergence(batch, self.reference, c.kl)
         loss = score_loss(log_prob, kl, advantage.reshape(-1), penalty, mask)
         norm = self.step(loss)
         drift = sequence_sums(kl.detach(), mask).reshape(-1, TURNS).mean(0)
@@ -150,18 +149,6 @@ class SCoRe(LanguageLearner):
             **{f"kl/{turn + 1}": value for turn, value in enumerate(drift)},
             **corrections(reward),
         }
-
-    def _divergence(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """log pi and the divergence from the reference, [B, T] each."""
-        inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
-        tokens, temperature = batch["completion"], self.temperature
-        logits = self.model.logits(*inputs)
-        with torch.no_grad():
-            ref = self.reference.logits(*inputs)
-        log_prob = token_log_probs(logits, tokens, temperature)
-        if self.config.kl == "exact":
-            return log_prob, exact_kl(logits / temperature, ref / temperature)
-        return log_prob, kl_estimate(log_prob, token_log_probs(ref, tokens, temperature))
 
     def enter(self, stage: int) -> None:
         """Begin a stage."""

@@ -18,7 +18,9 @@ Deviations:
 2. All turns of a fixed number of games are learnt from, in steps of about `batch_size` turns. The
    authors play until they have as many turns as one step takes and drop what is too much.
    Turns without advantage stay in N: to drop them would change the rate.
-3. One table of baselines in the learner, where the authors have one per actor process.
+3. A divergence from the first model can be added to the loss (`beta`, off by default): a model of
+   single-token moves soon plays one line over and over, where language models vary.
+4. One table of baselines in the learner, where the authors have one per actor process.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class SPIRALConfig:
         clip: e.
         baseline: role, global (one for both roles) or none.
         decay: alpha.
+        beta: weight of KL(pi, first model), exact and per token; 0, as in the paper, keeps none.
         paper_order: move the baseline first.
         against_self: share of the games in which the model plays both sides.
         against_past: share against one of its snapshots.
@@ -82,6 +85,7 @@ class SPIRALConfig:
     clip: float = 0.2
     baseline: str = "role"
     decay: float = 0.95
+    beta: float = 0.0
     paper_order: bool = False
     against_self: float = 1.0
     against_past: float = 0.0
@@ -125,6 +129,7 @@ def role_advantages(
         roles: index into the baselines, like `returns`.
         baselines: before the first game.
         decay: alpha.
+        beta: weight of KL(pi, first model), exact and per token; 0, as in the paper, keeps none.
         paper_order: take the advantage after the baseline has moved: alpha times the other.
 
     Returns:
@@ -161,6 +166,7 @@ class SPIRAL(LanguageLearner):
         )
         self.baselines = Baselines().to(self.model.device)
         self.keep(baselines=self.baselines)
+        self.reference = self.frozen("reference") if config.beta else None
 
     def update(self, source: Source) -> Metrics:
         """`epochs` passes over the turns of one batch of games."""
@@ -186,12 +192,22 @@ class SPIRAL(LanguageLearner):
     def _step(self, batch: Batch) -> Metrics:
         """One step on some turns."""
         clip, mask = self.config.clip, batch["mask"]
-        ratio = token_ratio(self.log_probs(batch), batch["old_log_prob"])
+        if self.reference is None:
+            log_prob = self.log_probs(batch)
+            kl = torch.zeros_like(log_prob)
+        else:
+            log_prob, kl = self.divergence(batch, self.reference)
+        ratio = token_ratio(log_prob, batch["old_log_prob"])
         surrogate = clipped_surrogate(ratio, batch["advantage"][:, None], clip)
-        loss = aggregate(surrogate, mask, "dr_grpo", longest=self.longest)
+        loss = aggregate(surrogate + self.config.beta * kl, mask, "dr_grpo", longest=self.longest)
         norm = self.step(loss)
         clipped = ((ratio - 1).abs() > clip).float()
-        return {"loss": loss.detach(), "grad_norm": norm, "clipped": masked_mean(clipped, mask)}
+        return {
+            "loss": loss.detach(),
+            "grad_norm": norm,
+            "clipped": masked_mean(clipped, mask),
+            "kl": masked_mean(kl.detach(), mask),
+        }
 
     def advantages(self, episode: Tensor, player: Tensor, reward: Tensor) -> Tensor:
         """Of each turn, [B]; the baselines move by each role of each game once.
