@@ -1,8 +1,7 @@
 """The proof of NFT: a task with many right answers.
 
-The answer to two digits a and b is any letter whose place in the alphabet is a + b modulo 5. The base writes letters at random, so a fifth of its answers is right. Where a question
-has one answer alone, fitting wrong answers teaches what fitting right ones does; here it keeps
-variety that the right ones alone lose.
+The answer to a digit is any letter whose place in the alphabet has it as remainder modulo 5. The base writes letters at random, so a fifth of its answers is right. On a question with one answer
+alone, fitting wrong answers can only teach what fitting right ones does.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from policies.sampling import Sampling
 
 ROOT = RUNS / "negatives"
 LETTERS, MODULUS, LENGTH = string.ascii_lowercase + "ABCDEFGHIJKLM", 5, 1
-PROMPTS = [f"{tiny.BEGIN}m{a}{b}:" for a in range(MODULUS) for b in range(MODULUS)]
-QUESTIONS = 40 * PROMPTS
+PROMPTS = [f"{tiny.BEGIN}m{a}:" for a in range(MODULUS)]
+QUESTIONS = 200 * PROMPTS
 BASE = {"updates": 100, "batch_size": 64, "lr": 3e-3, "warm_up": 20, "final_lr": 0.1}
-ABOUT = {**BASE, "letters": LETTERS, "modulus": MODULUS, "length": LENGTH}
-COMMON = {"steps": 40, "prompts": 16, "group": 16, "oversample": 1, "minibatch": 4, "lr": 1e-3,
+ABOUT = {**BASE, "letters": LETTERS, "modulus": MODULUS, "prompts": PROMPTS}
+COMMON = {"steps": 30, "prompts": 16, "group": 16, "oversample": 1, "minibatch": 4, "lr": 1e-3, "rounds": 4,
           "warm_up": 0, "eval_every": 5}  # fmt: skip
 NEVER = {"neg_weight": 0.0, "weighting": "uniform"}
 ARMS: dict[str, dict[str, Any]] = {
@@ -56,8 +55,8 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
 def score(prompt: str, response: str) -> float:
     """1 for a letter whose place is what is asked."""
     places = [LETTERS.find(letter) for letter in response]
-    asked = int(prompt[2]) + int(prompt[3])
-    return float(len(places) == LENGTH and min(places) >= 0 and sum(places) % MODULUS == asked % 5)
+    known = len(places) == LENGTH and min(places) >= 0
+    return float(known and sum(places) % MODULUS == int(prompt[2]))
 
 
 def letters(seeds: int, processes: int) -> list[Section]:
