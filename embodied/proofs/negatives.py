@@ -1,6 +1,7 @@
 """The proof of NFT: a task with many right answers.
 
-The answer to a digit is any letter whose place in the alphabet has it as remainder modulo 5. The base writes letters at random, so a fifth of its answers is right. On a question with one answer
+The answer to a digit is any letter whose place in the alphabet has it as remainder modulo 5. The
+base writes letters at random, so a fifth of its answers is right. On a question with one answer
 alone, fitting wrong answers can only teach what fitting right ones does.
 """
 
@@ -31,8 +32,10 @@ PROMPTS = [f"{tiny.BEGIN}m{a}:" for a in range(MODULUS)]
 QUESTIONS = 200 * PROMPTS
 BASE = {"updates": 100, "batch_size": 64, "lr": 3e-3, "warm_up": 20, "final_lr": 0.1}
 ABOUT = {**BASE, "letters": LETTERS, "modulus": MODULUS, "prompts": PROMPTS}
-COMMON = {"steps": 30, "prompts": 16, "group": 16, "oversample": 1, "minibatch": 4, "lr": 1e-3, "rounds": 4,
-          "warm_up": 0, "eval_every": 5}  # fmt: skip
+COMMON = {
+    **{"steps": 30, "prompts": 16, "group": 16, "oversample": 1, "rounds": 4, "minibatch": 4},
+    **{"lr": 1e-3, "warm_up": 0, "eval_every": 5},
+}
 NEVER = {"neg_weight": 0.0, "weighting": "uniform"}
 ARMS: dict[str, dict[str, Any]] = {
     "NFT": {},
