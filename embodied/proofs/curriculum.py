@@ -73,9 +73,9 @@ def skills(seeds: int, processes: int) -> list[Section]:
         "Level d of 5 needs the first d skills, each of which succeeds with probability "
         f"sigmoid(theta_i), theta at first {list(START)}. {STEPS} steps of {PROBLEMS} problems "
         f"with {GROUP} answers each, plain policy gradients with the advantages of GRPO; arms are "
-        f"paid and drawn by the method's own functions. Success on level 5; seeds 0 to {seeds - 1}. "
-        "Once every level is mastered no arm pays and all are drawn alike, so that their mean "
-        "falls back towards 3."
+        "paid and drawn by the method's own functions. Success on level 5; seeds 0 to "
+        f"{seeds - 1}. Once every level is mastered no arm pays and all are drawn alike, so that "
+        "their mean falls back towards 3."
     )
     columns = ["order", "success at the end", "standard error", "mean over training"]
     return [Section("A chain of skills", text, columns, rows, None, gates)]

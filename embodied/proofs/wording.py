@@ -60,10 +60,11 @@ def wording(seeds: int, processes: int) -> list[Section]:
         for arm, a in {"base": base, **found}.items()
     ]  # fmt: skip
     text = (
-        f"An answer is one of {CONTENTS} contents in one of {STYLES} styles, drawn apart; {ITEMS} items to "
-        "train on, given in the style that is rare under the base. The judge of the trained task "
-        f"reads the content alone, the other task asks for the common style; a paraphrase comes out "
-        f"right {WORKS:.0%} of the time. Targets are chosen by the method's own function; {TEST} "
+        f"An answer is one of {CONTENTS} contents in one of {STYLES} styles, drawn apart; {ITEMS} "
+        "items to train on, given in the style that is rare under the base. The judge of the "
+        "trained task reads the content alone, the other task asks for the common style; a "
+        f"paraphrase comes out right {WORKS:.0%} of the time. Targets are chosen by the method's "
+        f"own function; {TEST} "
         f"test items each, seeds 0 to {seeds - 1}, deviations in brackets."
     )
     columns = ["arm", "trained task", "other task", "own / paraphrase / given"]

@@ -48,6 +48,34 @@ def test_train_and_talk(model, tmp_path):
     assert len(answers) == 2 and all(answers)
 
 
+LITTLE = {
+    "spin": ["method.iterations=1", "method.updates=1"],
+    "nft": ["method.steps=1", "method.prompts=2", "method.group=2", "method.rounds=1"],
+    "masked_thought": ["method.updates=2"],
+    "s3ft": ["method.updates=1"],
+    "b_star": [
+        *("method.iterations=1", "method.updates=1", "method.samples=2", "method.enough=1"),
+        *("method.temperatures=[0.7,1]", "method.aside=4"),
+    ],
+    "sec": ["method.steps=1", "method.prompts=4", "method.group=2"],
+    "self_rewarding_ppo": ["method.fit_updates=1", "method.steps=1", "method.prompts=4"],
+}
+
+
+@pytest.mark.parametrize("method", LITTLE)
+def test_methods_train(method, model, tmp_path):
+    rows = [
+        {"prompt": "^c12______:", "completion": "13"},
+        {"prompt": "^c40______:", "completion": "44"},
+        {"prompt": "^c12______:"},
+        {"prompt": "^c3_______:", "category": "short"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = [f"method={method}", f"data={tmp_path / 'rows.jsonl'}", *LITTLE[method]]
+    run = train(tmp_path / "run", model, *overrides)
+    assert run.trainer.done and run.trainer.counters.updates >= 1
+
+
 def test_the_same_questions_every_time(model, tmp_path):
     ledgers = []
     for seed in (1, 2):

@@ -1,4 +1,4 @@
-"""The proofs of methods that learn from their own answers: SPIN and NFT on running sums."""
+"""The proof of SPIN on running sums."""
 
 from __future__ import annotations
 
