@@ -12,7 +12,7 @@ from embodied.core.types import UserError
 from embodied.data.text import Prompt, read
 from embodied.llm.task import Score, TextTask
 from embodied.settings import Settings
-from embodied.text import TextEvaluator, digest, fingerprint, load_model, tiny_task
+from embodied.text import TextEvaluator, digest, fingerprint, load_engine, load_model, tiny_task
 from policies.lm import LanguageModel
 from policies.sampling import Sampling
 from rewards import Reward
@@ -60,6 +60,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         longest=longest,
         examples=texts.examples or None,
         pairs=texts.pairs or None,
+        engine=load_engine(settings, model),
         about=about,
     )
     return task, TextEvaluator(asked, score, Sampling(longest), train.evaluation.seed), about

@@ -159,6 +159,8 @@ class TrainSettings:
         task_args: its options: length, reward (final, all_steps) and turns (asked to look again
             when evaluated), and those of the task.
         model: of a language method: a folder or hub id, or `tiny` for the task's own base model.
+        engine: draws a language model's answers: built-in, or vllm (grpo, ppo, self_rewarding_ppo).
+        engine_args: of vllm.LLM, such as gpu_memory_utilization.
         lora: small matrices to train instead of the model's own weights.
         longest: tokens of an answer at most; 0 for the task's own, or 256.
         num_envs: training environments stepped together.
@@ -186,6 +188,8 @@ class TrainSettings:
     task: str = "chain"
     task_args: dict[str, Any] = field(default_factory=dict)
     model: str = "tiny"
+    engine: str = "built-in"
+    engine_args: dict[str, Any] = field(default_factory=dict)
     lora: LoraSettings = field(default_factory=LoraSettings)
     longest: int = 0
     num_envs: int = 1
@@ -208,6 +212,8 @@ class TrainSettings:
         _check("", self, longest=0, num_envs=1, seed=0, threads=0)
         if self.vector not in ("sync", "async"):
             raise ValueError(f"vector must be sync or async, got {self.vector!r}")
+        if self.engine not in ("built-in", "vllm"):
+            raise ValueError(f"engine must be built-in or vllm, got {self.engine!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {self.device!r}")
 

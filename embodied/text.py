@@ -33,9 +33,10 @@ from embodied.llm.task import Score, TextTask
 from embodied.revisions import RevisionEvaluator
 from embodied.settings import RewardSettings, Settings, TrainSettings
 from policies import lm
-from policies.sampling import Sampling
+from policies.sampling import Engine, Sampling
 
 TINY = "tiny"
+CORRECTED = ("grpo", "ppo", "self_rewarding_ppo")  # methods that weight another engine's tokens
 PROMPTS = 4096  # of a task that makes its own
 BASE = sft.SFTConfig(
     updates=700,
@@ -162,6 +163,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
             prompt.facts.get("category", len(prompt.replace(tiny.PAD, "")))
             for prompt in texts.prompts
         ],
+        engine=load_engine(settings, model),
         about=about,
     )
     sampling, seed = Sampling(made.longest), train.evaluation.seed
@@ -179,6 +181,27 @@ def load_model(train: TrainSettings, task: tiny.Task | Game, device: str) -> lm.
 
         model = adapt(model, Streams(train.seed).torch("lora"), **asdict(train.lora))
     return model
+
+
+def load_engine(settings: Settings, model: lm.LanguageModel) -> Engine | None:
+    """What draws a run's answers, if not the built-in sampler.
+
+    Raises:
+        UserError: the method does not correct for another engine, or the model has adapters.
+    """
+    train = settings.train
+    if train.engine == "built-in":
+        return None
+    if settings.method_id not in CORRECTED:
+        raise UserError(
+            f"engine={train.engine} draws with other probabilities, for which "
+            f"{', '.join(CORRECTED)} correct; method={settings.method_id} does not"
+        )
+    if train.lora.rank:
+        raise UserError(f"engine={train.engine} reads whole models; leave out lora.rank")
+    from policies.vllm_engine import VLLM
+
+    return VLLM(model, **train.engine_args)
 
 
 def tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:

@@ -80,6 +80,7 @@ class ActorCritic(LanguageLearner):
         super().__init__(
             name, task, config.lr, temperature=config.temperature, clip_norm=config.clip_norm
         )
+        self.engine = task.engine
         self.critic = TokenValues(self.model, task.streams.torch(f"{name}/critic"))
         self.critic_optimizer = Adam(
             "critic", list(self.critic.parameters()), config.critic_lr, clip_norm=config.clip_norm
@@ -144,6 +145,7 @@ class ActorCritic(LanguageLearner):
         c, mask = self.config, batch["mask"]
         ratio = token_ratio(self.log_probs(batch), batch["old_log_prob"])
         surrogate = clipped_surrogate(ratio, batch["advantage"], c.clip)
+        surrogate = surrogate * batch.get("engine_ratio", 1.0)
         policy = masked_mean(surrogate, mask, self.tokens(mask))
         critic = self._critic_loss(batch)
         norm = self.step(policy + c.value_coef * critic)

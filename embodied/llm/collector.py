@@ -9,8 +9,11 @@ import torch
 
 from embodied.core.types import Batch, Rollout, State
 from embodied.llm.task import Passes, Score, padded_ids
+from embodied.objectives.likelihood import token_log_probs
 from policies.lm import LanguageModel
 from policies.sampling import Completions, Draws, Engine, Sampling, generate
+
+ENGINE_CAP = 2.0  # of the weight of a token that another engine drew (Yao et al. 2025; TRL's)
 
 
 class LanguagePolicy:
@@ -44,6 +47,22 @@ class LanguagePolicy:
         texts = [self.model.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
         return drawn, texts, (ids, mask)
 
+    def probabilities(self, prompt: torch.Tensor, mask: torch.Tensor, drawn: Completions) -> Any:
+        """What the model itself makes of answers that another engine drew.
+
+        Returns:
+            log pi of each token [B, T], and min(pi / pi_engine, `ENGINE_CAP`) [B, T]: what a
+            gradient is weighted by, since the tokens were drawn with other probabilities.
+        """
+        group = len(drawn.tokens) // len(prompt)
+        inputs = (prompt.repeat_interleave(group, 0), mask.repeat_interleave(group, 0))
+        with torch.no_grad():
+            logits = self.model.logits(*inputs, drawn.tokens, drawn.mask)
+            log_prob = token_log_probs(logits, drawn.tokens, self.sampling.temperature or 1.0)
+        ratio = torch.exp(log_prob - drawn.log_prob).clamp(max=ENGINE_CAP)
+        real = drawn.mask
+        return log_prob.where(real, 0.0), ratio.where(real, 1.0)
+
 
 class TextCollector:
     """Asks prompts and rewards the answers, a group of them per prompt.
@@ -76,6 +95,10 @@ class TextCollector:
         drawn, texts, (ids, ids_mask) = policy.answer(prompts, self.group)
         asked = [prompt for prompt in prompts for _ in range(self.group)]
         scores = np.array([self.score(p, text) for p, text in zip(asked, texts, strict=True)])
+        log_prob, columns = drawn.log_prob, {"index": self.prompts.drawn.repeat(self.group)}
+        if policy.engine is not generate:
+            log_prob, ratio = policy.probabilities(ids, ids_mask, drawn)
+            columns["engine_ratio"] = ratio.cpu().numpy()
         mask = drawn.mask.cpu().numpy()
         lengths = mask.sum(1)
         reward = np.zeros(mask.shape, np.float32)
@@ -91,10 +114,10 @@ class TextCollector:
             reward=reward,
             terminated=ended[:, None] & (np.arange(mask.shape[1]) == lengths[:, None] - 1),
             mask=mask,
-            log_prob=drawn.log_prob.cpu().numpy(),
+            log_prob=log_prob.cpu().numpy(),
             meta={
                 "prompt_mask": ids_mask.cpu().numpy().repeat(self.group, 0),
-                "columns": {"index": self.prompts.drawn.repeat(self.group)},
+                "columns": columns,
                 "episodes": episodes,
                 "tokens": int(lengths.sum()),
             },

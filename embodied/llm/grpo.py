@@ -123,6 +123,7 @@ def grpo_loss(
     longest: int,
     tokens: Tensor,
     sequences: int,
+    engine_ratio: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """The loss of some of a batch's answers.
 
@@ -136,6 +137,7 @@ def grpo_loss(
         longest: tokens an answer may have.
         tokens: of the whole batch.
         sequences: of the whole batch.
+        engine_ratio: [B, T] weights of tokens that another engine drew, or None.
     """
     if config.ratio == "token":
         ratio = token_ratio(log_prob, old)
@@ -147,6 +149,8 @@ def grpo_loss(
     clipped = ((ratio > 1 + high) & up) | ((ratio < 1 - config.clip_low) & down)
     metrics = {"clipped": masked_mean(clipped.float().expand_as(log_prob), mask)}
     loss = loss.expand_as(log_prob)
+    if engine_ratio is not None:
+        loss = loss * engine_ratio
     if ref is not None:
         kl = kl_estimate(log_prob, ref)
         metrics["kl"] = masked_mean(kl.detach(), mask)
@@ -164,6 +168,7 @@ class GRPO(LanguageLearner):
             "grpo", task, config.lr, temperature=config.temperature, clip_norm=config.clip_norm
         )
         self.reference = self.frozen("reference") if config.beta else None
+        self.engine = task.engine
 
     def update(self, source: Source) -> Metrics:
         """`epochs` optimizer steps on one batch of answers."""
@@ -207,6 +212,7 @@ class GRPO(LanguageLearner):
                 longest=self.longest,
                 tokens=tokens,
                 sequences=rows,
+                engine_ratio=part.get("engine_ratio"),
             )
             check_loss("model", ranks.mean(loss))
             loss.backward()

@@ -15,6 +15,7 @@ from embodied.core.seeding import Streams
 from embodied.core.types import Batch, State, UserError
 from embodied.data.text import Example, Pair
 from policies.lm import LanguageModel
+from policies.sampling import Engine
 
 Score = Callable[[str, str], float]
 """(prompt, response) -> reward; 1 and above counts as a success. A prompt read from a file is a
@@ -190,6 +191,7 @@ class TextTask:
         players: whom the model may talk to, besides models, by name.
         process: rates the weakest step of a response, in [-1, 1], or None.
         categories: what kind of problem each prompt is, or None.
+        engine: draws answers in place of the built-in sampler, or None.
         about: what identifies model and data, for logs.
     """
 
@@ -204,6 +206,7 @@ class TextTask:
     players: Mapping[str, Player] = field(default_factory=dict)
     process: Score | None = None
     categories: Sequence[Any] | None = None
+    engine: Engine | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def questions(self) -> Passes:
