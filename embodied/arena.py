@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,36 @@ def _game(train: TrainSettings) -> Game:
         return GAMES[train.task](**train.task_args)
     except (TypeError, ValueError) as error:
         raise UserError(f"task={train.task}: {error}") from error
+
+
+def command(run: str | Path, overrides: Sequence[str]) -> int:
+    """Play matches with what a run has learnt and print the scores.
+
+    Args:
+        run: run directory.
+        overrides: episodes=N, a quarter of them per opponent and role, and seed=N.
+    """
+    from embodied.loading import load
+
+    options = {"episodes": 400, "seed": 0}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in options or not value.isdecimal():
+            raise UserError(
+                f"embodied eval of a game takes episodes=N and seed=N, not {override!r}"
+            )
+        options[key] = int(value)
+    if options["episodes"] < len(SIDES):
+        raise UserError(f"episodes must be at least {len(SIDES)}, one per opponent and role")
+    learnt = load(run)
+    policy = learnt.policy(deterministic=False)
+    evaluator = GameEvaluator(
+        _game(learnt.settings.train), options["episodes"], policy.sampling, options["seed"]
+    )
+    result = evaluator(policy)
+    for opponent, role in SIDES:
+        side = f"{opponent}/{role}"
+        score, draws = (result.metrics[f"{kind}/{side}"] for kind in ("score", "draws"))
+        print(f"against {opponent}, as player {role}: score {score:.3f}, draws {draws:.3f}")
+    print(f"{len(result.episodes)} matches, {result.metrics['illegal']:.1%} with an illegal move")
+    return 0

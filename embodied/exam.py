@@ -23,6 +23,7 @@ from embodied.core.evaluate import Episode, Evaluation
 from embodied.core.seeding import Streams
 from embodied.core.stats import pass_at_k
 from embodied.core.types import UserError
+from embodied.data.games import GAMES
 from embodied.evaluation import SuiteEvaluation, ledger_path, summary, write_ledger
 from embodied.jobs import in_order
 from embodied.progress import bar
@@ -218,6 +219,11 @@ def is_language_run(policy: str | Path) -> bool:
     return is_run(policy) and "model" in assemble.read_run(policy)[0]
 
 
+def is_game_run(policy: str | Path) -> bool:
+    """Whether a language run learnt a game."""
+    return assemble.read_run(policy)[0]["env"].partition("/")[2] in GAMES
+
+
 def _final(answer: str) -> str:
     return tidy(extract(answer) or "")
 
@@ -238,7 +244,7 @@ def evaluate(
     batch: int = 1,
     out: str | Path | None = None,
 ) -> tuple[SuiteEvaluation, Path]:
-    """Evaluate a language run and write ledger and page.
+    """Evaluate a language run, but for games (`embodied.arena`), and write ledger and page.
 
     Args:
         policy: run directory.
@@ -337,6 +343,10 @@ def _head(examiner: Examiner, count: int) -> dict[str, Any]:
 
 def command(policy: str, overrides: Sequence[str]) -> int:
     """Evaluate as the command line asks and print what came of it."""
+    if is_game_run(policy):
+        from embodied import arena
+
+        return arena.command(policy, overrides)
     task_args, rest = free_arguments(overrides, "task_args")
     texts, numbers = {}, {}
     for key in ("suite", "data", "out"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embodied import arena, assemble
+from embodied import arena, assemble, evaluation
 from embodied.core.log import read_log
 from embodied.core.types import UserError
 from embodied.data.games import Kuhn, TicTacToe
@@ -51,6 +51,16 @@ def test_play(game, model, tmp_path):
     assert ("eval/exploitability" in found) == (game == "kuhn")
     policy, _ = load_policy(run.directory)
     assert policy.answer(["^ktest:"])[1]
+
+
+def test_matches_after_training(model, tmp_path, capsys):
+    run = train(tmp_path / "run", model, *SPIRAL, "task=tictactoe")
+    assert evaluation.command([f"policy={run.directory}", "episodes=8"]) == 0
+    said = capsys.readouterr().out
+    assert "against random, as player 1: score" in said and "8 matches" in said
+    for wrong in ("suite=tiny", "episodes=2"):
+        with pytest.raises(UserError, match="episodes"):
+            evaluation.command([f"policy={run.directory}", wrong])
 
 
 def test_the_same_matches_every_time(model, tmp_path):
