@@ -121,12 +121,13 @@ class LatestRollout:
         columns = {
             "prompt": rollout.observation,
             "prompt_mask": rollout.meta["prompt_mask"],
-            "index": rollout.meta["index"],
             "completion": rollout.action,
             "mask": rollout.mask,
             "old_log_prob": rollout.log_prob,
             "reward": rollout.reward,
         }
+        if "index" in rollout.meta:
+            columns["index"] = rollout.meta["index"]
         self._columns = {k: torch.from_numpy(v).to(self.device) for k, v in columns.items()}
 
     def __len__(self) -> int:
