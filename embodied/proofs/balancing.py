@@ -80,7 +80,7 @@ def paths(seeds: int, processes: int) -> list[Section]:
         f" for arms that choose nothing, the cost of choosing) and {UPDATES} updates of Adam; "
         "score, sweep and growth of K are the method's own functions. A lucky path is an error "
         "here. Everything above the threshold is kept, and 0 is the threshold where it is not "
-        "chosen. Means and, in brackets, deviations over seeds 0 to {seeds - 1}; sampled at T 0.6."
+        f"chosen. Means and, in brackets, deviations over seeds 0 to {seeds - 1}; sampled at T 0.6."
     )
     columns = ["arm", "greedy", "sampled", "pass@8"]
     return [Section("Paths", text, columns, rows, None, gates)]
