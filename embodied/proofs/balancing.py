@@ -15,16 +15,16 @@ from embodied.report.page import Gate, Section
 
 PATHS, WIDTH, TRAIN, TEST, SAMPLES = 24, 96, 120, 400, 32
 ITERATIONS, UPDATES, LR = 9, 30, 0.02
-SHIFT, FIRST = 3.0, 0.5
+SHIFT, FIRST = 3.0, 0.7
 RATING, NOISE = 0.5, 0.5
 CONFIG = BStarConfig(
     samples=SAMPLES,
     aside=40,
     enough=6,
-    aside_target=40 * 6,
-    target=TRAIN * 6,
+    aside_target=40 * SAMPLES,
+    target=TRAIN * 2 * SAMPLES,
     temperatures=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2),
-    thresholds=(-0.2, 1.2, 0.1),
+    thresholds=(-1.0, 1.2, 0.1),
 )
 GREEDY, SAMPLED, PASS = range(3)
 ARMS: dict[str, tuple[tuple[float, ...], bool, str]] = {
@@ -79,7 +79,8 @@ def paths(seeds: int, processes: int) -> list[Section]:
         f"{ITERATIONS} iterations of {SAMPLES} samples per question ({round(SAMPLES * (1 + extra))}"
         f" for arms that choose nothing, the cost of choosing) and {UPDATES} updates of Adam; "
         "score, sweep and growth of K are the method's own functions. A lucky path is an error "
-        "here. Means and, in brackets, deviations over seeds 0 to {seeds - 1}; sampled at T 0.6."
+        "here. Everything above the threshold is kept, and 0 is the threshold where it is not "
+        f"chosen. Means and, in brackets, deviations over seeds 0 to {seeds - 1}; sampled at T 0.6."
     )
     columns = ["arm", "greedy", "sampled", "pass@8"]
     return [Section("Paths", text, columns, rows, None, gates)]

@@ -145,7 +145,10 @@ def _fitted(weight: Tensor, inputs: Tensor, label: Tensor) -> Tensor:
 def sums(seeds: int, processes: int) -> list[Section]:
     """The whole method on running sums, where its targets cannot be better than those given."""
     base, found = chain.base(LENGTH, processes), {}
-    common = ("method.updates=60", "method.lr=5e-4", "method.batch_size=64")
+    common = (
+        *("method.updates=60", "method.lr=5e-4", "method.batch_size=64"),
+        "method.final_lr=1",
+    )
     again = 'method.paraphrase="{prompt}{response:_<9}?"'
     arms = {
         "SFT": ("method=sft", *common),
