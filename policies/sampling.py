@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policies.lm import LanguageModel, positions
+from policies.shared_prompts import SharedPrompts, supports, switched
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def generate(
         logits_to_keep=1,
     )
     cache = output.past_key_values
-    if group > 1:
+    if shared := supports(model):
+        cache = SharedPrompts(cache, prompt_mask, group, sampling.longest)
+    elif group > 1:
         cache.batch_repeat_interleave(group)
     rows, width = len(prompt) * group, prompt.shape[1]
     logits = output.logits[:, -1].repeat_interleave(group, 0)
@@ -120,13 +124,16 @@ def generate(
             running = running & ~_stopped(model, tokens[:, : step + 1], running, sampling.stop)
         if step + 1 == sampling.longest or not running.any():
             break
-        output = model.network(
-            input_ids=tokens[:, step : step + 1],
-            attention_mask=seen[:, : width + step + 1],
-            position_ids=place + step,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with switched(model) if shared else nullcontext():
+            output = model.network(
+                input_ids=tokens[:, step : step + 1],
+                attention_mask=seen[:, : width + step + 1],
+                position_ids=place + step,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        if shared:
+            cache.step += 1
         logits = output.logits[:, -1]
     length = step + 1
     return Completions(tokens[:, :length], mask[:, :length], log_prob[:, :length], ~running)
@@ -144,19 +151,21 @@ def _draw(logits: Tensor, sampling: Sampling, generator: Draws) -> tuple[Tensor,
             ordered, order = probs.sort(-1, descending=True)
             ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0.0
             probs = torch.zeros_like(probs).scatter(-1, order, ordered)
-        if isinstance(generator, Sequence):
-            chosen = _drawn_apart(probs, generator)
-        else:
-            chosen = torch.multinomial(probs, 1, generator=generator)[:, 0]
+        apart = generator if isinstance(generator, Sequence) else [generator]
+        chosen = _drawn(probs, apart)
     return chosen, log_probs.gather(-1, chosen[:, None])[:, 0]
 
 
-def _drawn_apart(probs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def _drawn(probs: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
     """A token per row of [B, V], by inverse transform; each generator has B / len of the rows."""
-    group = len(probs) // len(generators)
-    uniform = torch.cat([torch.rand(group, 1, generator=g).double() for g in generators])
+    size = len(probs) // len(generators), 1
+    draws = [
+        torch.rand(size, generator=g, device=g.device if g else None, dtype=torch.double)
+        for g in generators
+    ]
     below = probs.double().cumsum(-1)
-    return (below <= uniform.to(probs.device) * below[:, -1:]).sum(-1)
+    wanted = torch.cat(draws).to(probs.device) * below[:, -1:]
+    return torch.searchsorted(below, wanted, right=True)[:, 0]
 
 
 def _stopped(

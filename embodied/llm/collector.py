@@ -154,8 +154,6 @@ class LatestRollout:
             "reward": rollout.reward,
             **rollout.meta.get("columns", {}),
         }
-        if "index" in rollout.meta:
-            columns["index"] = rollout.meta["index"]
         self._columns = {k: torch.from_numpy(v).to(self.device) for k, v in columns.items()}
 
     def __len__(self) -> int:
