@@ -258,14 +258,15 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _methods(arguments: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from embodied.core import registry
 
     if arguments.markdown:
         print(methods_table())
         return 0
-    table = Table("method", "what it does", "paper", box=None)
+    whole = {"no_wrap": True, "overflow": "ignore"}
+    table = Table(Column("method", **whole), "what it does", Column("paper", **whole), box=None)
     for method in registry.methods().values():
         table.add_row(method.id, method.summary, method.paper)
     Console().print(table)

@@ -37,13 +37,13 @@ def command(overrides: Sequence[str]) -> int:
         options[key] = int(value)
     token = read_token(token_file)
     with serve(policy, host=host or "127.0.0.1", token=token, tell=_say, **options) as server:
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         maps = {name: str(column) for name, column in server.columns.items()}
         action = maps.pop(ACTION)
         _say(f"{policy} maps {', '.join(f'{n} {c}' for n, c in maps.items())} to action {action}")
         _say(f"serving at {server.url}{'' if token is None else ' with a token'}; Ctrl-C ends")
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
         stop.wait()
     counts = ", ".join(f"{count} {what}" for what, count in sorted(server.counts.items()))
     _say(f"ended; {counts or 'nobody came'}")
