@@ -5,7 +5,8 @@ the command interface at a time, states shared. The order of checks of a command
 
     latched, finite, fresh, owner, armed, force, tracking, blind motion, joints, workspace
 
-A latched stop holds through reconnects and restarts until `reset_stop`. Between commands, `tick`
+An arm that lags by more than half of what it may is led on more slowly (`safety.patience`). A
+latched stop holds through reconnects and restarts until `reset_stop`. Between commands, `tick`
 keeps the watchdog: for 0.03 s the arm goes on as it moved, so that a lost command is not felt; then
 it brakes; silent for 0.1 s, that counts as a hold; for 0.5 s, it is halted by its own means and
 must be armed again.
