@@ -23,6 +23,9 @@ jaxv/bin/pip install -q jax==0.10.2 flax==0.12.8 distrax==0.1.9 optax==0.2.8 ml_
 fmt/bin/pip install -q torch==2.13.0 numpy h5py tqdm psutil termcolor imageio
 fmt/bin/pip install -q --no-deps robomimic==0.3.0
 
+[ -x trl/bin/python ] || "$PYTHON" -m venv trl
+trl/bin/pip install -q torch==2.13.0 transformers==5.23.0 trl==1.12.0
+
 checkout() { # repository, commit, folder
   [ -d "$3/.git" ] || git clone -q "https://github.com/$1" "$3" ||
     { echo "could not clone $1: its rows will be skipped"; rm -rf "$3"; return 0; }

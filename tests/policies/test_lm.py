@@ -160,3 +160,16 @@ def test_chain():
     assert np.mean(tries) == pytest.approx(0.85**6, abs=0.04)
     both = chain.demonstration(prompts[0], rng)
     assert len(both) == 2 * 9 + 1 and both[9] == "?"
+
+
+def test_gpt2_with_a_fused_gelu_computes_the_same():
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2)
+    network = transformers.GPT2LMHeadModel(config).eval()
+    ids = torch.arange(20).view(2, 10)
+    before = network(ids).logits
+    fused = lm.LanguageModel(network, None).network
+    assert sum(isinstance(m, torch.nn.GELU) for m in fused.modules()) == 2
+    torch.testing.assert_close(fused(ids).logits, before, atol=1e-6, rtol=0)
