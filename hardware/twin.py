@@ -245,8 +245,9 @@ class MujocoTwin:
             data.qfrc_applied[self._v[fingers]] = force
 
     def _hold(self) -> None:
-        here = self.data.qpos[self._q[self._arm]].copy()
-        self._from = self._to = here
+        """Sets the point at which the critically damped loop comes to rest without overshoot."""
+        ahead = self.data.qvel[self._dofs] / _FREQUENCY
+        self._from = self._to = self.data.qpos[self._angles] + ahead
 
     def _wrench(self) -> np.ndarray:
         """What contacts do to the tool, in the world's axes, about the tool's site: [6]."""
