@@ -92,6 +92,26 @@ def test_it_holds_against_gravity_without_commands(arm):
     np.testing.assert_allclose(state.position, HOME, atol=0.02)
 
 
+@pytest.mark.parametrize("end", ["halt", "deactivate"])
+def test_it_stops_out_of_a_motion_without_swinging_back(arm, end):
+    """Half a radian per second in all joints, and nothing that brakes: F9 allows 0.02 rad."""
+    speed, position = np.full(7, 0.5), np.array(HOME)
+    for _ in range(30):
+        arm.clock.now += 0.01
+        arm.twin.read()
+        position = position + 0.01 * speed
+        arm.twin.write(position, speed, None)
+    path = [arm.twin.read().position]
+    getattr(arm.twin, end)()
+    for _ in range(60):
+        arm.clock.now += 0.01
+        path.append(arm.twin.read().position)
+    beyond = np.max(path, 0) - np.maximum(path[0], path[-1])
+    assert beyond.max() < 0.005
+    assert np.abs(np.diff(path[-10:], axis=0)).max() < 1e-4
+    assert 0.005 < (path[-1] - path[0]).max() < 0.03
+
+
 def test_it_grasps_and_lifts_the_cube(arm):
     """The cube is put between the open fingers; closed, they carry it up and feel its weight."""
     twin = arm.twin
