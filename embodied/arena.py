@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import numpy as np
 import torch
 
 from embodied import text
-from embodied.core.checkpoint import digest
-from embodied.core.evaluate import Episode, Evaluation
 from embodied.core.seeding import Streams
 from embodied.core.types import UserError
 from embodied.data.games import GAMES, Game, Kuhn
@@ -21,15 +18,16 @@ from embodied.data.games.kuhn import BET, CALL
 from embodied.data.games.solve import exploitability
 from embodied.data.text import Example
 from embodied.llm.collector import LanguagePolicy
-from embodied.llm.dialogue import Speaker, Turn, play
+from embodied.llm.dialogue import Speaker, play
 from embodied.llm.task import Player, TextTask, padded_ids
+from embodied.questions import QuestionEvaluator, Reply
 from embodied.settings import Settings, TrainSettings
 from policies.sampling import Sampling
 
 SIDES = [(name, role) for name in ("random", "exact") for role in (0, 1)]
 
 
-class GameEvaluator:
+class GameEvaluator(QuestionEvaluator):
     """Plays the same matches every time: a quarter each against a random and an exact player, as
     player 0 and as player 1.
 
@@ -39,67 +37,38 @@ class GameEvaluator:
     Args:
         game: what is played.
         matches: how many.
-        sampling: how the model moves.
-        seed: draws openings and moves, whatever was drawn before.
-        batch: matches played together.
+        sampling: see `QuestionEvaluator`, as what follows.
+        seed: the same; also draws openings and the opponents' moves.
     """
 
-    def __init__(
-        self, game: Game, matches: int, sampling: Sampling, seed: int = 0, batch: int = 256
-    ) -> None:
-        self.game, self.sampling, self.seed, self.batch = game, sampling, seed, batch
-        self.openings = game.openings(matches, Streams(seed).numpy("questions"))
+    def __init__(self, game: Game, matches: int, sampling: Sampling, seed: int = 0) -> None:
+        super().__init__(game.openings(matches, Streams(seed).numpy("questions")), sampling, seed)
+        self.game = game
 
-    def __call__(
-        self,
-        policy: LanguagePolicy,
-        indices: Sequence[int] | None = None,
-        on_step: Callable[[int, Any], None] | None = None,
-    ) -> Evaluation:
-        """Evaluate.
+    def ask(self, policy: LanguagePolicy, some: Sequence[int]) -> list[Reply]:
+        """One match from each opening."""
+        rng = Streams(self.seed).numpy(f"opponents/{some[0]}")
+        players = {name: _speaker(p, rng) for name, p in self.game.players().items()}
+        matches = [self.game.begin(self.prompts[i]) for i in some]
+        sides = [SIDES[i % len(SIDES)] for i in some]
+        taken = play(matches, policy, [(players[name], role) for name, role in sides])
+        moves: list[list[np.ndarray]] = [[] for _ in some]
+        for turn in taken:
+            moves[turn.episode].append(turn.answer)
+        replies = []
+        for match, (opponent, role), mine in zip(matches, sides, moves, strict=True):
+            won = match.outcome[role]
+            tokens = np.concatenate(mine) if mine else np.zeros(0, np.int64)
+            details = f"{opponent}/{role}", won, match.illegal
+            replies.append(Reply(won, won > 0, tokens, len(mine), details))
+        return replies
 
-        Args:
-            policy: its model plays.
-            indices: which matches; all of them if None.
-            on_step: called with (index, None) before each batch.
-        """
-        chosen = list(range(len(self.openings)) if indices is None else indices)
-        episodes, actions, results = [], [], []
-        for start in range(0, len(chosen), self.batch):
-            some = chosen[start : start + self.batch]
-            if on_step:
-                on_step(some[0], None)
-            for i, outcome, illegal, moves in self._play(policy, some):
-                opponent, role = SIDES[i % len(SIDES)]
-                won = outcome[role]
-                digest = hashlib.sha256(self.openings[i].encode()).hexdigest()[:16]
-                episodes.append(Episode(i, self.seed, digest, won, won > 0, len(moves)))
-                actions.append(np.concatenate(moves) if moves else np.zeros(0, np.int64))
-                results.append((f"{opponent}/{role}", won, illegal))
-        metrics = _scores(results)
+    def metrics(self, policy: LanguagePolicy, details: list[Any]) -> dict[str, float]:
+        """See above; of one hand of Kuhn poker also what is known exactly."""
+        metrics = _scores(details)
         if isinstance(self.game, Kuhn) and self.game.hands == 1:
             metrics |= at_kuhn(self.game, policy)
-        return Evaluation(episodes, actions, metrics=metrics)
-
-    def _play(
-        self, policy: LanguagePolicy, some: Sequence[int]
-    ) -> list[tuple[int, tuple[float, float], bool, list[np.ndarray]]]:
-        """Index, outcome, whether the model's move was illegal, and its answers, of each match."""
-        streams = Streams(self.seed)
-        generator = streams.torch(f"evaluation/{some[0]}", policy.model.device)
-        rng = streams.numpy(f"opponents/{some[0]}")
-        model = LanguagePolicy(policy.model, self.sampling, generator)
-        players = {name: _speaker(p, rng) for name, p in self.game.players().items()}
-        matches = [self.game.begin(self.openings[i]) for i in some]
-        sides = [SIDES[i % len(SIDES)] for i in some]
-        taken = play(matches, model, [(players[name], role) for name, role in sides])
-        answers: list[list[Turn]] = [[] for _ in some]
-        for turn in taken:
-            answers[turn.episode].append(turn)
-        return [
-            (i, match.outcome, match.illegal, [turn.answer for turn in turns])
-            for i, match, turns in zip(some, matches, answers, strict=True)
-        ]
+        return metrics
 
 
 def _speaker(player: Player, rng: np.random.Generator) -> Speaker:
@@ -164,7 +133,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, GameEvaluator, dic
     about = {
         "env": f"{text.TINY}/{train.task}",
         "env_args": asdict(game),
-        "env_hash": digest({train.task: asdict(game)})[:16],
+        "env_hash": text.fingerprint([train.task, asdict(game)]),
         "model": train.model,
         "dataset": None,
         "observation_scaling": None,

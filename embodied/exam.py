@@ -8,8 +8,6 @@ a matrix product depend on how many rows it has, which moves about one token in 
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,9 +22,11 @@ from embodied.core.seeding import Streams
 from embodied.core.stats import pass_at_k
 from embodied.core.types import UserError
 from embodied.data.games import GAMES
+from embodied.data.io import sha256_file
 from embodied.evaluation import SuiteEvaluation, ledger_path, summary, write_ledger
 from embodied.jobs import in_order
 from embodied.progress import bar
+from embodied.questions import majority, short
 from embodied.report.ledger import SCHEMA, Ledger
 from embodied.report.ledger_page import write_page
 from embodied.settings import RewardSettings, free_arguments, take
@@ -144,19 +144,16 @@ class Examiner:
         scores = [paper.score(prompt, answer) for answer in answers]
         right = [score >= 1 for score in scores]
         votes = [paper.vote(answer) for answer in answers]
-        (winner, _), *_ = Counter(votes).most_common(
-            1
-        )  # the first of a tie: votes keep their order
         end = self._policy.model.tokenizer.eos_token
         return Question(
             index,
             self.seed,
-            hashlib.sha256(prompt.encode()).hexdigest()[:16],
+            short(prompt),
             float(np.mean(scores)),
             right[0],
             length,
             correct=sum(right),
-            majority=right[votes.index(winner)],
+            majority=right[votes.index(majority(votes))],
             answers=tuple(answer.removesuffix(end) for answer in answers),
         )
 
@@ -181,10 +178,9 @@ class Examiner:
 
     def _file(self, path: str, reward: Reward, train: Any) -> Paper:
         from embodied.judged import LONGEST, questions_in, scored
-        from embodied.text import digest
 
         prompts = questions_in(path, self._policy.model, reward)
-        about = {**asdict(reward), "data": digest(path)}
+        about = {**asdict(reward), "data": sha256_file(path)[:16]}
         vote = _final if isinstance(reward, Maths) else str
         longest = train.longest or LONGEST
         return Paper(prompts, scored(reward, self._policy.model), vote, longest, about)
@@ -295,7 +291,7 @@ def evaluate(
     for name, one in results.items():
         digests = "".join(question.initial_state for question in one.episodes)
         head["tasks"][name] |= {
-            "initial_states": hashlib.sha256(digests.encode()).hexdigest()[:16],
+            "initial_states": short(digests),
             "metrics": metrics(one.episodes, samples),
         }
     result = SuiteEvaluation.of(results, head)

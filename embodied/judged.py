@@ -9,10 +9,11 @@ from typing import Any
 
 from embodied.core.seeding import Streams
 from embodied.core.types import UserError
+from embodied.data.io import sha256_file
 from embodied.data.text import Prompt, read
 from embodied.llm.task import Score, TextTask
 from embodied.settings import Settings
-from embodied.text import TextEvaluator, digest, fingerprint, load_engine, load_model, tiny_task
+from embodied.text import TextEvaluator, fingerprint, load_engine, load_model, tiny_task
 from policies.lm import LanguageModel
 from policies.sampling import Sampling
 from rewards import Reward
@@ -49,7 +50,7 @@ def build(settings: Settings, device: str) -> tuple[TextTask, TextEvaluator, dic
         "env_args": {**asdict(reward), "longest": longest},
         "env_hash": fingerprint([name, asdict(reward), longest, list(asked)]),
         "model": train.model,
-        "dataset": {"path": train.data, "fingerprint": digest(train.data)},
+        "dataset": {"path": train.data, "fingerprint": sha256_file(train.data)[:16]},
         "observation_scaling": None,
     }
     task = TextTask(

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from embodied.core.evaluate import Episode, Evaluation
-from embodied.core.seeding import Streams
 from embodied.data.revision import Revision
 from embodied.data.tiny import Task
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.dialogue import play
+from embodied.questions import QuestionEvaluator, Reply, majority
 from policies.sampling import Sampling
 
 
-class RevisionEvaluator:
+class RevisionEvaluator(QuestionEvaluator):
     """Asks the same questions every time, and to look again at each answer.
 
     A success is a last attempt that is right. The metrics add, for K turns and attempts a_1 .. a_K:
@@ -36,9 +33,8 @@ class RevisionEvaluator:
         prompts: the questions.
         reward: which verdict counts: final or all_steps.
         turns: K, at least 2.
-        sampling: how answers are drawn.
-        seed: draws them, whatever was drawn before.
-        batch: questions asked together.
+        sampling: see `QuestionEvaluator`, as what follows.
+        seed: the same.
     """
 
     def __init__(
@@ -49,67 +45,34 @@ class RevisionEvaluator:
         turns: int,
         sampling: Sampling,
         seed: int = 0,
-        batch: int = 256,
     ) -> None:
-        self.task, self.prompts, self.reward, self.turns = task, list(prompts), reward, turns
-        self.sampling, self.seed, self.batch = sampling, seed, batch
+        super().__init__(prompts, sampling, seed)
+        self.task, self.reward, self.turns = task, reward, turns
 
-    def __call__(
-        self,
-        policy: LanguagePolicy,
-        indices: Sequence[int] | None = None,
-        on_step: Callable[[int, Any], None] | None = None,
-    ) -> Evaluation:
-        """Evaluate.
-
-        Args:
-            policy: its model answers.
-            indices: which questions; all of them if None.
-            on_step: called with (index, None) before each batch.
-        """
-        chosen = list(range(len(self.prompts)) if indices is None else indices)
-        episodes, actions, right, votes = [], [], [], []
-        for start in range(0, len(chosen), self.batch):
-            some = chosen[start : start + self.batch]
-            if on_step:
-                on_step(some[0], None)
-            dialogues, answers, fresh = self._ask(policy, some)
-            for i, dialogue, said, first in zip(some, dialogues, answers, fresh, strict=True):
-                rewards = dialogue.rewards()
-                right.append([reward >= 1 for reward in rewards])
-                votes.append([self._vote(dialogue, dialogue.attempts), self._vote(dialogue, first)])
-                digest = hashlib.sha256(dialogue.prompt.encode()).hexdigest()[:16]
-                last = rewards[-1]
-                episodes.append(Episode(i, self.seed, digest, last, last >= 1, len(said)))
-                actions.append(said)
-        metrics = revision_metrics(np.array(right), *np.array(votes).T)
-        return Evaluation(episodes, actions, metrics=metrics)
-
-    def _ask(
-        self, policy: LanguagePolicy, some: Sequence[int]
-    ) -> tuple[list[Revision], list[np.ndarray], list[list[str]]]:
-        """Dialogues at their end, the tokens of each, and K fresh first attempts of each."""
-        generator = Streams(self.seed).torch(f"evaluation/{some[0]}", policy.model.device)
-        model = LanguagePolicy(policy.model, self.sampling, generator)
+    def ask(self, policy: LanguagePolicy, some: Sequence[int]) -> list[Reply]:
+        """Dialogues of K turns, and K fresh first attempts beside each."""
         dialogues = [Revision(self.task, self.prompts[i], self.reward) for i in some]
-        taken = play(dialogues, model, turns=self.turns)
-        _, fresh, _ = model.answer([self.prompts[i] for i in some], self.turns)
-        k = self.turns  # turns are in order, dialogue by dialogue
-        said = [
-            np.concatenate([turn.answer for turn in taken[i * k : i * k + k]])
-            for i in range(len(some))
-        ]
-        return dialogues, said, [fresh[i * k : i * k + k] for i in range(len(some))]
+        taken = play(dialogues, policy, turns=self.turns)
+        _, fresh, _ = policy.answer([self.prompts[i] for i in some], self.turns)
+        replies = []
+        for at, dialogue in enumerate(dialogues):
+            mine = slice(at * self.turns, (at + 1) * self.turns)  # turns are dialogue by dialogue
+            said = np.concatenate([turn.answer for turn in taken[mine]])
+            rewards = dialogue.rewards()
+            right = [reward >= 1 for reward in rewards]
+            votes = self._vote(dialogue, dialogue.attempts), self._vote(dialogue, fresh[mine])
+            replies.append(Reply(rewards[-1], right[-1], said, len(said), (right, votes)))
+        return replies
+
+    def metrics(self, policy: LanguagePolicy, details: list[Any]) -> dict[str, float]:
+        """See above."""
+        right, votes = map(np.array, zip(*details, strict=True))
+        return revision_metrics(right, *votes.T)
 
     def _vote(self, dialogue: Revision, attempts: Sequence[str]) -> bool:
         """Whether the majority of attempts is right."""
         verdict = self.task.verify(dialogue.prompt, majority(attempts))
         return bool(getattr(verdict, self.reward))
-
-
-def majority(answers: Sequence[str]) -> str:
-    """The most frequent answer, the earliest of a tie."""
-    return Counter(answers).most_common(1)[0][0]  # which keeps the order of the first ones
 
 
 def revision_metrics(

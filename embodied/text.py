@@ -5,7 +5,6 @@ The base model of the tiny suite is made once per machine and kept in the user's
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,18 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.evaluate import Episode, Evaluation, Evaluator
+from embodied.core.evaluate import Evaluator
 from embodied.core.registry import nearest
 from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
 from embodied.data.games import GAMES, Game
+from embodied.data.io import sha256_file
 from embodied.data.revision import Revision
 from embodied.data.text import Example, Pair, Prompt, Texts, read
 from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import Score, TextTask
+from embodied.questions import QuestionEvaluator, Reply, short
 from embodied.revisions import RevisionEvaluator
 from embodied.settings import RewardSettings, Settings, TrainSettings
 from policies import lm
@@ -52,59 +53,33 @@ BASES = {"add": replace(BASE, updates=2400), "edit": replace(BASE, updates=2200)
 BASE_SEED, BASE_REVISION = 0, 1
 
 
-class TextEvaluator:
-    """Asks a policy the same questions every time, at the temperature it was trained at.
+class TextEvaluator(QuestionEvaluator):
+    """Asks for one answer to each question, at the temperature the policy was trained at.
 
     Args:
         prompts: the questions.
         score: rewards an answer; 1 and above is a success.
-        sampling: how answers are drawn.
-        seed: draws them, whatever was drawn before.
-        batch: questions asked together.
+        sampling: see `QuestionEvaluator`, as what follows.
+        seed: the same.
     """
 
     def __init__(
-        self,
-        prompts: Sequence[str],
-        score: Score,
-        sampling: Sampling,
-        seed: int = 0,
-        batch: int = 256,
+        self, prompts: Sequence[str], score: Score, sampling: Sampling, seed: int = 0
     ) -> None:
-        self.prompts, self.score, self.sampling = list(prompts), score, sampling
-        self.seed, self.batch = seed, batch
+        super().__init__(prompts, sampling, seed)
+        self.score = score
 
-    def __call__(
-        self,
-        policy: LanguagePolicy,
-        indices: Sequence[int] | None = None,
-        on_step: Callable[[int, Any], None] | None = None,
-    ) -> Evaluation:
-        """Evaluate.
-
-        Args:
-            policy: its model answers.
-            indices: which questions; all of them if None.
-            on_step: called with (index, None) before each batch.
-        """
-        chosen = list(range(len(self.prompts)) if indices is None else indices)
-        streams, model = Streams(self.seed), policy.model
-        episodes, actions = [], []
-        for start in range(0, len(chosen), self.batch):
-            some = chosen[start : start + self.batch]
-            if on_step:
-                on_step(some[0], None)
-            generator = streams.torch(f"evaluation/{some[0]}", model.device)
-            asked = [self.prompts[i] for i in some]
-            drawn, texts, _ = LanguagePolicy(model, self.sampling, generator).answer(asked)
-            for i, prompt, text, row, mask in zip(
-                some, asked, texts, drawn.tokens.cpu(), drawn.mask.cpu(), strict=True
-            ):
-                tokens, reward = row[mask].numpy(), float(self.score(prompt, text))
-                digest = hashlib.sha256(prompt.encode()).hexdigest()[:16]
-                episodes.append(Episode(i, self.seed, digest, reward, reward >= 1, len(tokens)))
-                actions.append(tokens)
-        return Evaluation(episodes, actions)
+    def ask(self, policy: LanguagePolicy, some: Sequence[int]) -> list[Reply]:
+        """One answer to each."""
+        asked = [self.prompts[i] for i in some]
+        drawn, texts, _ = policy.answer(asked)
+        replies = []
+        for prompt, text, row, mask in zip(
+            asked, texts, drawn.tokens.cpu(), drawn.mask.cpu(), strict=True
+        ):
+            tokens, reward = row[mask].numpy(), float(self.score(prompt, text))
+            replies.append(Reply(reward, reward >= 1, tokens, len(tokens)))
+        return replies
 
 
 def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[str, Any]]:
@@ -147,7 +122,9 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         "env_args": {**asdict(task), "length": length, "reward": reward},
         "env_hash": fingerprint([train.task, asdict(task), length, reward]),
         "model": train.model,
-        "dataset": {"path": train.data, "fingerprint": digest(train.data)} if train.data else None,
+        "dataset": {"path": train.data, "fingerprint": sha256_file(train.data)[:16]}
+        if train.data
+        else None,
         "observation_scaling": None,
     }
     made = TextTask(
@@ -279,12 +256,7 @@ def base_model(task: tiny.Task | Game) -> Path:
 
 def fingerprint(values: Any) -> str:
     """First 16 hex digits of the SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def digest(path: str | Path) -> str:
-    """First 16 hex digits of the SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    return short(json.dumps(values, sort_keys=True))
 
 
 def chat(run: str | Path, ask: Callable[[], str], say: Callable[[str], None]) -> None:

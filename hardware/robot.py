@@ -222,11 +222,12 @@ class Robot:
                 self._note(Cause.ORDER, f"sequence {command.sequence} after {self._sequence}")
                 return self._resting(Act.HOLD, Cause.ORDER)
             self._sequence = command.sequence
-            refused = self._refused(now, command)
+            lag = safety.behind(self._state, self._motion.position)
+            refused = self._refused(now, command, lag)
             if refused is not None:
                 return self._brake(now, *refused)
             self._misses, self._last_good = 0, now
-            motion, act, causes = self._next(command.position)
+            motion, act, causes = self._next(command.position, lag)
             for cause in causes:
                 self._note(cause, "")
             return self._send(now, motion, self._grip(command), act, causes)
@@ -301,8 +302,7 @@ class Robot:
         except Disarmed as error:  # the watchdog or the latch beside the robot was quicker
             if self.lifecycle == Lifecycle.ACTIVE:
                 self._note(Cause.DRIVER, str(error))
-                self._lease, self._owner = None, ""
-                self.lifecycle = Lifecycle.INACTIVE
+                self._release()
             return self._driver.read()
 
     def _needs(self, what: str, *allowed: Lifecycle) -> None:
@@ -325,7 +325,7 @@ class Robot:
             self._note(Cause.OWNER, "a command without the present lease")
             raise OwnedByAnother(f"{self.spec.name} is commanded by {self._owner!r}")
 
-    def _refused(self, now: float, command: Command) -> tuple[Act, Cause, str] | None:
+    def _refused(self, now: float, command: Command, lag: float) -> tuple[Act, Cause, str] | None:
         """The first check that a command does not pass."""
         state, limits = self._state, self.limits
         if os.path.exists(self.latch.path):  # another process may have tripped it
@@ -341,20 +341,20 @@ class Robot:
             return Act.HOLD, Cause.ARMED, "not held"
         if not safety.gentle(state, limits):
             return Act.LATCH, Cause.FORCE, f"wrench {np.round(state.wrench, 2).tolist()}"
-        if not safety.follows(state, self._motion.position, limits):
-            lag = state.position - self._motion.position
-            return Act.LATCH, Cause.TRACKING, f"off by {np.round(lag, 3).tolist()} rad"
+        if lag > limits.tracking:
+            off = np.round(state.position - self._motion.position, 3)
+            return Act.LATCH, Cause.TRACKING, f"off by {off.tolist()} rad"
         if not safety.seen(now, command, limits):
             return Act.HOLD, Cause.BLIND, f"{now - command.observed:.3f} s since the last look"
         return None
 
-    def _next(self, wanted: np.ndarray) -> tuple[safety.Motion, Act, tuple[Cause, ...]]:
+    def _next(self, wanted: np.ndarray, lag: float) -> tuple[safety.Motion, Act, tuple[Cause, ...]]:
         """The step towards a wish that the limits and the arm's lag leave."""
-        sent = self._motion.position
-        share = safety.patience(self._state, sent, self.limits)
+        share = safety.patience(lag, self.limits)
         if share == 1.0:
             return self._envelope.next(self._motion, wanted)
-        wanted = safety.slowed(wanted, sent, share, self.limits, self._envelope.period)
+        sent, period = self._motion.position, self._envelope.period
+        wanted = safety.slowed(wanted, sent, share, self.limits, period)
         motion, act, causes = self._envelope.next(self._motion, wanted)
         return motion, Act.LIMIT if act == Act.PASS else act, (*causes, Cause.TRACKING)
 
@@ -385,9 +385,12 @@ class Robot:
             finally:
                 self._deactivate()
 
-    def _deactivate(self) -> None:
+    def _release(self) -> None:
         self._lease, self._owner = None, ""
         self.lifecycle = Lifecycle.INACTIVE
+
+    def _deactivate(self) -> None:
+        self._release()
         self._driver.deactivate()
 
     def _failed(self, cause: Cause, error: Exception) -> None:

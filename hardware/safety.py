@@ -54,20 +54,19 @@ def gentle(state: RobotState, limits: Limits) -> bool:
     return bool(force @ force <= limits.force**2 and torque @ torque <= limits.torque**2)
 
 
-def follows(state: RobotState, sent: np.ndarray, limits: Limits) -> bool:
-    """Whether the arm is where it was sent, as far as it may lag behind."""
-    return bool(np.abs(state.position - sent).max() <= limits.tracking)
+def behind(state: RobotState, sent: np.ndarray) -> float:
+    """How far the arm's worst joint is from where it was sent, rad; NaN if a number is."""
+    return float(np.abs(state.position - sent).max())
 
 
-def patience(state: RobotState, sent: np.ndarray, limits: Limits) -> float:
-    """Which share of its speed the arm's lag leaves to the motion.
+def patience(lag: float, limits: Limits) -> float:
+    """Which share of its speed the arm's lag in rad leaves to the motion.
 
     All of it up to half the lag that is allowed, then less: an arm that is late, as one behind a
     slow link is, gets the time to catch up. Never less than a fifth: one that is blocked must still
     be found out.
     """
-    lag = float(np.abs(state.position - sent).max()) / limits.tracking
-    return min(1.0, max(0.2, 1.8 - 1.6 * lag))
+    return min(1.0, max(0.2, 1.8 - 1.6 * lag / limits.tracking))
 
 
 def slowed(

@@ -62,7 +62,8 @@ class Adam:
         Raises:
             NonFinite: before anything has changed.
         """
-        ranks.average([p.grad for p in self.parameters if p.grad is not None])
+        if ranks.count > 1:
+            ranks.average([p.grad for p in self.parameters if p.grad is not None])
         check_parameters(self.name, self.parameters)
         norm = check_gradients(self.name, self.parameters)
         if self.clip_norm is not None and norm > self.clip_norm:

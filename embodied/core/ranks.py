@@ -39,12 +39,11 @@ def mean(value: Tensor) -> Tensor:
 
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their means over ranks, in one message."""
-    if count > 1 and tensors:
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        torch.distributed.all_reduce(flat)
-        parts = flat.div_(count).split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    parts = flat.div_(count).split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def least(value: int) -> int:

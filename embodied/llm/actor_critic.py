@@ -80,7 +80,6 @@ class ActorCritic(LanguageLearner):
         super().__init__(
             name, task, config.lr, temperature=config.temperature, clip_norm=config.clip_norm
         )
-        self.engine = task.engine
         self.critic = TokenValues(self.model, task.streams.torch(f"{name}/critic"))
         self.critic_optimizer = Adam(
             "critic", list(self.critic.parameters()), config.critic_lr, clip_norm=config.clip_norm

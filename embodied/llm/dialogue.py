@@ -15,7 +15,7 @@ import numpy as np
 
 from embodied.core.types import Rollout, State, UserError
 from embodied.llm.collector import LanguagePolicy
-from embodied.llm.task import Dialogue, Passes, Player
+from embodied.llm.task import Dialogue, Passes, Player, stacked
 from policies.lm import LanguageModel
 
 SELF, SNAPSHOT = "self", "snapshot"
@@ -294,8 +294,8 @@ def rollout(taken: Sequence[Turn], rewards: Sequence[Sequence[float]], pad: int)
         rewards: of each dialogue, by turn.
         pad: the id that fills up rows.
     """
-    prompt, prompt_mask = _padded([turn.prompt for turn in taken], pad, left=True)
-    answer, mask = _padded([turn.answer for turn in taken], pad)
+    prompt, prompt_mask = stacked([turn.prompt for turn in taken], pad, left=True)
+    answer, mask = stacked([turn.answer for turn in taken], pad)
     lengths = mask.sum(1)
     last = np.arange(mask.shape[1]) == lengths[:, None] - 1
     earned = np.array([rewards[turn.episode][turn.turn] for turn in taken], np.float32)
@@ -320,7 +320,7 @@ def rollout(taken: Sequence[Turn], rewards: Sequence[Sequence[float]], pad: int)
         reward=np.where(last, earned[:, None], np.float32(0)),
         terminated=last & np.array([turn.ended for turn in taken])[:, None],
         mask=mask,
-        log_prob=_padded([turn.log_prob for turn in taken], 0.0)[0],
+        log_prob=stacked([turn.log_prob for turn in taken], 0.0)[0],
         meta={
             "prompt_mask": prompt_mask,
             "columns": columns,
@@ -329,17 +329,3 @@ def rollout(taken: Sequence[Turn], rewards: Sequence[Sequence[float]], pad: int)
             "tokens": int(lengths.sum()),
         },
     )
-
-
-def _padded(
-    rows: Sequence[np.ndarray], fill: float, left: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """[B, L] of rows of different lengths, and its mask."""
-    lengths = np.array([len(row) for row in rows])
-    places = np.arange(lengths.max())
-    mask = places < lengths[:, None]
-    if left:
-        mask = mask[:, ::-1].copy()
-    padded = np.full(mask.shape, fill, rows[0].dtype)
-    padded[mask] = np.concatenate(rows)
-    return padded, mask

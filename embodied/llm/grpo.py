@@ -168,7 +168,6 @@ class GRPO(LanguageLearner):
             "grpo", task, config.lr, temperature=config.temperature, clip_norm=config.clip_norm
         )
         self.reference = self.frozen("reference") if config.beta else None
-        self.engine = task.engine
 
     def update(self, source: Source) -> Metrics:
         """`epochs` optimizer steps on one batch of answers."""

@@ -17,7 +17,7 @@ from embodied.llm.task import TextTask
 from embodied.objectives.likelihood import masked_mean, nll_loss, token_log_probs
 from embodied.objectives.policy_gradient import exact_kl, kl_estimate
 from policies.lm import LanguageModel
-from policies.sampling import Engine, Sampling, generate
+from policies.sampling import Sampling, generate
 
 
 class LanguageLearner:
@@ -53,7 +53,7 @@ class LanguageLearner:
         self.optimizer = Adam("model", [*trainable, *extra], lr, **adam)
         stream = f"{name}/sample" + (f"/{ranks.index}" if ranks.index else "")
         self.generator = task.streams.torch(stream, self.model.device)
-        self.engine: Engine | None = None  # set by methods that correct for it
+        self.engine = task.engine or generate
         self.updates = 0
         self._kept: dict[str, nn.Module | Adam] = {}
         self.keep(model=self.model.network, optimizer=self.optimizer)
@@ -71,7 +71,7 @@ class LanguageLearner:
     def policy(self, deterministic: bool = False) -> LanguagePolicy:
         """The current model; it follows later updates."""
         sampling = Sampling(self.longest, temperature=0.0 if deterministic else self.temperature)
-        engine = generate if deterministic or self.engine is None else self.engine
+        engine = generate if deterministic else self.engine
         return LanguagePolicy(self.model, sampling, self.generator, engine)
 
     def log_probs(

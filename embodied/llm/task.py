@@ -166,13 +166,21 @@ def padded(
     model: LanguageModel, rows: Sequence[Sequence[int]], left: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Rows of ids as one tensor [B, L] and its mask, on the model's device."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), model.pad)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, where], mask[i, where] = torch.as_tensor(row), True
-    return ids.to(model.device), mask.to(model.device)
+    ids, mask = stacked([np.asarray(row, np.int64) for row in rows], model.pad, left)
+    return torch.from_numpy(ids).to(model.device), torch.from_numpy(mask).to(model.device)
+
+
+def stacked(
+    rows: Sequence[np.ndarray], fill: float, left: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of different lengths as one array [B, L] of their dtype, filled up, and its mask."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    if left:
+        mask = mask[:, ::-1].copy()
+    filled = np.full(mask.shape, fill, rows[0].dtype)
+    filled[mask] = np.concatenate(rows)
+    return filled, mask
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,36 +18,49 @@ QUESTIONS = 1024
 DEVIATION = 0.016  # binomial, of one evaluation, at most
 
 
-def job(arm: str, seed: int, length: int, *overrides: str) -> Job:
-    """A run on problems of so many digits, from the base model.
+def successes(
+    arms: Mapping[str, Sequence[str]],
+    seeds: int,
+    length: int,
+    processes: int,
+    *,
+    title: str,
+    right: int = 0,
+) -> dict[str, np.ndarray]:
+    """Success at the end of the runs of each arm, by seed; runs that are not done are done first.
 
     Args:
-        arm: names it.
-        seed: of the run.
+        arms: settings, by name.
+        seeds: runs of each.
         length: digits of a problem.
-        overrides: further settings.
+        processes: at once.
+        title: with the arm's name, names the runs.
+        right: right answers in a file of data, another one for each seed; 0 gives none.
     """
-    name = "".join(c if c.isalnum() else "-" for c in arm.lower())
-    common = (
-        "task=chain",
-        f"task_args.length={length}",
-        f"evaluation.episodes={QUESTIONS}",
-        "trainer.log_every=10",
-        f"seed={seed}",
-    )
-    return Job(ROOT / f"{name}-{seed}", (*common, *overrides))
-
-
-def success(jobs: list[Job], processes: int, title: str) -> np.ndarray:
-    """Success at the end of each run, all of them done first: [seeds]."""
-    run_all(jobs, processes, title)
-    return np.array([evaluations(each.directory)[-1]["metrics"]["eval/success"] for each in jobs])
+    found = {}
+    for arm, settings in arms.items():
+        name = "".join(c if c.isalnum() else "-" for c in f"{title} {arm}".lower())
+        jobs = []
+        for seed in range(seeds):
+            data = [f"data={demonstrations(right, seed, length)}"] if right else []
+            common = (
+                "task=chain",
+                f"task_args.length={length}",
+                f"evaluation.episodes={QUESTIONS}",
+                "trainer.log_every=10",
+                f"seed={seed}",
+            )
+            jobs.append(Job(ROOT / f"{name}-{seed}", (*common, *settings, *data)))
+        run_all(jobs, processes, arm)
+        last = [evaluations(each.directory)[-1]["metrics"]["eval/success"] for each in jobs]
+        found[arm] = np.array(last)
+    return found
 
 
 def base(length: int, processes: int, *overrides: str) -> float:
     """Success of the base model: a run that changes nothing."""
     still = ("method=sft", "method.updates=1", "method.lr=0", *overrides)
-    return float(success([job(f"base-{length}", 0, length, *still)], processes, "base")[0])
+    return float(successes({"base": still}, 1, length, processes, title=f"{length}")["base"][0])
 
 
 def demonstrations(count: int, seed: int, length: int) -> Path:
@@ -62,6 +76,10 @@ def demonstrations(count: int, seed: int, length: int) -> Path:
     return path
 
 
-def row(arm: str, rates: np.ndarray) -> list[str]:
-    """A line of a table: name, mean, each seed."""
-    return [arm, f"{np.mean(rates):.3f}", ", ".join(f"{rate:.3f}" for rate in rates)]
+def table(base: float, found: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """Lines of a table: name, mean, each seed; the base first."""
+    rows = [
+        [arm, f"{np.mean(rates):.3f}", ", ".join(f"{rate:.3f}" for rate in rates)]
+        for arm, rates in found.items()
+    ]
+    return [["base", f"{base:.3f}", ""], *rows]

@@ -115,11 +115,11 @@ def lengths(seeds: int, processes: int) -> list[Section]:
         prompts = tiny.Chain().problems(4096, np.random.default_rng(0))
         write_text(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     base = chain.base(LENGTH, processes)
-    found = {}
-    for arm, tau in (("SEC, tau 0.2", "0.2"), ("all lengths alike", "inf")):
-        settings = (*COMMON, f"method.sharpness={tau}", f"data={path}")
-        jobs = [chain.job(f"sec {tau}", seed, LENGTH, *settings) for seed in range(seeds)]
-        found[arm] = chain.success(jobs, processes, arm)
+    arms = {
+        arm: (*COMMON, f"method.sharpness={tau}", f"data={path}")
+        for arm, tau in (("SEC, tau 0.2", "0.2"), ("all lengths alike", "inf"))
+    }
+    found = chain.successes(arms, seeds, LENGTH, processes, title="sec")
     gain = (found["SEC, tau 0.2"] - found["all lengths alike"]).mean()
     gates = [
         Gate("SEC at least 0.05 above all lengths alike on eight digits", f"{gain:+.3f}",
@@ -133,5 +133,5 @@ def lengths(seeds: int, processes: int) -> list[Section]:
         "slips at every step alike and knows all lengths already, so no length is beyond it at "
         "first; of the spec's Countdown or addition this is the nearest that the suite has."
     )
-    rows = [["base", f"{base:.3f}", ""], *(chain.row(arm, rates) for arm, rates in found.items())]
+    rows = chain.table(base, found)
     return [Section("Running sums", text, ["order", "success", "by seed"], rows, None, gates)]

@@ -117,7 +117,7 @@ def _inputs(question: Tensor, token: Tensor) -> Tensor:
 
 def fine_tuning(seeds: int, processes: int) -> list[Section]:
     """Fine-tuning the base of the tiny suite on few right answers; nothing is decided here."""
-    length, found = 8, {}
+    length = 8
     base = chain.base(length, processes)
     common = ("method.updates=300", "method.lr=1e-3", "method.batch_size=64")
     arms = {
@@ -130,18 +130,7 @@ def fine_tuning(seeds: int, processes: int) -> list[Section]:
             *common,
         ),
     }
-    for arm, settings in arms.items():
-        jobs = [
-            chain.job(
-                f"masked {arm}",
-                seed,
-                length,
-                *settings,
-                f"data={chain.demonstrations(64, seed, length)}",
-            )
-            for seed in range(seeds)
-        ]
-        found[arm] = chain.success(jobs, processes, arm)
+    found = chain.successes(arms, seeds, length, processes, title="masked", right=64)
     text = (
         "Eight digits, their running sums modulo 5, every step right; 64 right answers, 300 "
         f"updates of 64 from the base of the tiny suite; {chain.QUESTIONS} new problems, seeds 0 "
@@ -150,5 +139,5 @@ def fine_tuning(seeds: int, processes: int) -> list[Section]:
         "so. The paper's gain is not reproduced with a transformer here; the experiment above "
         "decides."
     )
-    rows = [["base", f"{base:.3f}", ""], *(chain.row(arm, rates) for arm, rates in found.items())]
+    rows = chain.table(base, found)
     return [Section("Running sums", text, ["training", "success", "by seed"], rows)]

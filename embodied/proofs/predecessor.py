@@ -36,19 +36,7 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
 def play(seeds: int, processes: int) -> list[Section]:
     """Self-play on clean demonstrations, its ablations, and plain fine-tuning beside it."""
     base = chain.base(LENGTH, processes, "task_args.reward=final")
-    found = {}
-    for arm, settings in PLAYERS.items():
-        jobs = [
-            chain.job(
-                f"spin {arm}",
-                seed,
-                LENGTH,
-                *settings,
-                f"data={chain.demonstrations(256, seed, LENGTH)}",
-            )
-            for seed in range(seeds)
-        ]
-        found[arm] = chain.success(jobs, processes, arm)
+    found = chain.successes(PLAYERS, seeds, LENGTH, processes, title="spin", right=256)
     gain = next(iter(found.values())) - base
     ahead, enough = int((gain >= 0.12).sum()), int(np.ceil(0.8 * seeds))
     gates = [
@@ -65,5 +53,5 @@ def play(seeds: int, processes: int) -> list[Section]:
         "and no gate says otherwise: the paper's claim is about demonstrations that fine-tuning "
         "has learnt all it can from, and a deterministic task has no such plateau."
     )
-    rows = [["base", f"{base:.3f}", ""], *(chain.row(arm, rates) for arm, rates in found.items())]
+    rows = chain.table(base, found)
     return [Section("Running sums", text, ["arm", "success", "by seed"], rows, None, gates)]

@@ -6,14 +6,15 @@ the problems and could solve all. Every arm starts from it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from embodied.proofs import RUNS
-from embodied.proofs.runs import Experiment, Job, evaluations, run_all
+from embodied.proofs import chain
+from embodied.proofs.runs import Experiment
 from embodied.report.page import Gate, Section
 
-ROOT = RUNS / "tiny"
-CHAIN = ("task=chain", "task_args.length=8", "evaluation.episodes=1024", "trainer.log_every=10")
+LENGTH = 8
 GROUPS = ("method=grpo", "method.steps=60", "method.prompts=32", "method.lr=5e-4")
 CONTROL = "shuffled advantages"
 ARMS = {
@@ -37,61 +38,59 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
     return {"chain": (shown[method], SEEDS)}
 
 
-def _job(arm: str, seed: int, *overrides: str) -> Job:
-    name = arm.lower().replace(" ", "-").replace(".", "")
-    return Job(ROOT / f"{name}-{seed}", (*CHAIN, *overrides, f"seed={seed}"))
+def _measured(
+    arms: Mapping[str, Sequence[str]], seeds: int, jobs: int
+) -> tuple[float, dict[str, np.ndarray]]:
+    """Success of the base, and of each arm by seed."""
+    return chain.base(LENGTH, jobs), chain.successes(arms, seeds, LENGTH, jobs, title="tiny")
 
 
-def _success(arm: str, seeds: int, overrides: tuple[str, ...], jobs: int) -> np.ndarray:
-    """Success at the end, by seed."""
-    runs = [_job(arm, seed, *overrides) for seed in range(seeds)]
-    run_all(runs, jobs, arm)
-    return np.array([evaluations(run.directory)[-1]["metrics"]["eval/success"] for run in runs])
-
-
-def _base(jobs: int) -> float:
-    """Success of the base model: a run that changes nothing."""
-    return float(_success("base", 1, ("method=sft", "method.updates=1", "method.lr=0"), jobs)[0])
+def _section(
+    seeds: int, base: float, found: Mapping[str, np.ndarray], gates: list[Gate], more: str = ""
+) -> list[Section]:
+    rows, heads = chain.table(base, found), ["arm", "success", "by seed"]
+    return [Section("Running sums", f"{_text(seeds)}{more}", heads, rows, None, gates)]
 
 
 def imitation(seeds: int, jobs: int) -> list[Section]:
     """Fine-tuning on correct answers."""
-    base, found = _base(jobs), _success("SFT", seeds, FIT, jobs)
-    rows = [["base", f"{base:.3f}", ""], _row("SFT, 100 updates of 64 answers", found)]
+    arm = "SFT, 100 updates of 64 answers"
+    base, found = _measured({arm: FIT}, seeds, jobs)
+    gain = found[arm].min() - base
     gates = [
         Gate("success of SFT at least 0.25 above the base, in every seed",
-             f"{found.min() - base:.3f}", bool(found.min() >= base + 0.25)),
+             f"{gain:.3f}", bool(gain >= 0.25)),
     ]  # fmt: skip
-    return [Section("Running sums", _text(seeds), ["arm", "success", "by seed"], rows, None, gates)]
+    return _section(seeds, base, found, gates)
 
 
 def preferences(seeds: int, jobs: int) -> list[Section]:
     """Pairs of a correct answer and one with a slip."""
-    base, found = _base(jobs), _success("DPO", seeds, PAIRS, jobs)
-    rows = [["base", f"{base:.3f}", ""], _row("DPO, 100 updates of 64 pairs", found)]
+    arm = "DPO, 100 updates of 64 pairs"
+    base, found = _measured({arm: PAIRS}, seeds, jobs)
+    gain = found[arm].min() - base
     gates = [
         Gate("success of DPO at least 0.1 above the base, in every seed",
-             f"{found.min() - base:.3f}", bool(found.min() >= base + 0.1)),
+             f"{gain:.3f}", bool(gain >= 0.1)),
     ]  # fmt: skip
-    return [Section("Running sums", _text(seeds), ["arm", "success", "by seed"], rows, None, gates)]
+    return _section(seeds, base, found, gates)
 
 
 def critic(seeds: int, jobs: int) -> list[Section]:
     """Policy gradients with a critic and a KL penalty."""
-    base, found = _base(jobs), _success("PPO", seeds, PPO, jobs)
-    rows = [["base", f"{base:.3f}", ""], _row("PPO, 60 batches of 256 answers", found)]
+    arm = "PPO, 60 batches of 256 answers"
+    base, found = _measured({arm: PPO}, seeds, jobs)
+    mean = found[arm].mean()
     gates = [
         Gate("success of the base at most 0.3", f"{base:.3f}", base <= 0.3),
-        Gate("PPO: mean success at least 0.9", f"{found.mean():.3f}", bool(found.mean() >= 0.9)),
+        Gate("PPO: mean success at least 0.9", f"{mean:.3f}", bool(mean >= 0.9)),
     ]
-    return [Section("Running sums", _text(seeds), ["arm", "success", "by seed"], rows, None, gates)]
+    return _section(seeds, base, found, gates)
 
 
 def groups(seeds: int, jobs: int) -> list[Section]:
     """Policy gradients with different baselines, and a control."""
-    base = _base(jobs)
-    found = {arm: _success(arm, seeds, settings, jobs) for arm, settings in ARMS.items()}
-    rows = [["base", f"{base:.3f}", ""], *(_row(arm, rates) for arm, rates in found.items())]
+    base, found = _measured(ARMS, seeds, jobs)
     control = found[CONTROL]
     gates = [Gate("success of the base at most 0.3", f"{base:.3f}", base <= 0.3)]
     gates += [
@@ -107,14 +106,10 @@ def groups(seeds: int, jobs: int) -> list[Section]:
              bool(abs(change) <= 0.05)),
     ]  # fmt: skip
     text = (
-        f"{_text(seeds)} Advantages handed to random answers teach nothing, and Adam turns their "
+        " Advantages handed to random answers teach nothing, and Adam turns their "
         "noise into steps as long as any other: the control may fall, but not rise."
     )
-    return [Section("Running sums", text, ["arm", "success", "by seed"], rows, None, gates)]
-
-
-def _row(arm: str, rates: np.ndarray) -> list[str]:
-    return [arm, f"{rates.mean():.3f}", ", ".join(f"{rate:.3f}" for rate in rates)]
+    return _section(seeds, base, found, gates, text)
 
 
 def _text(seeds: int) -> str:

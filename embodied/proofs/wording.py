@@ -144,7 +144,7 @@ def _fitted(weight: Tensor, inputs: Tensor, label: Tensor) -> Tensor:
 
 def sums(seeds: int, processes: int) -> list[Section]:
     """The whole method on running sums, where its targets cannot be better than those given."""
-    base, found = chain.base(LENGTH, processes), {}
+    base = chain.base(LENGTH, processes)
     common = (
         *("method.updates=60", "method.lr=5e-4", "method.batch_size=64"),
         "method.final_lr=1",
@@ -155,18 +155,7 @@ def sums(seeds: int, processes: int) -> list[Section]:
         "S3FT": ("method=s3ft", *common, again),
         "SDFT": ("method=s3ft", *common, again, "method.sources=[paraphrase]"),
     }
-    for arm, settings in arms.items():
-        jobs = [
-            chain.job(
-                f"s3ft {arm}",
-                seed,
-                LENGTH,
-                *settings,
-                f"data={chain.demonstrations(256, seed, LENGTH)}",
-            )
-            for seed in range(seeds)
-        ]
-        found[arm] = chain.success(jobs, processes, arm)
+    found = chain.successes(arms, seeds, LENGTH, processes, title="s3ft", right=256)
     text = (
         "Eight digits, their running sums modulo 5, every step right; 256 right answers, 60 "
         "updates of 64 from the base of the tiny suite, which is asked for a paraphrase as it was "
@@ -174,5 +163,5 @@ def sums(seeds: int, processes: int) -> list[Section]:
         "There is one right answer to each, so own and given words are the same where both are "
         "right: this shows the method at work, and no gate is set on it."
     )
-    rows = [["base", f"{base:.3f}", ""], *(chain.row(arm, rates) for arm, rates in found.items())]
+    rows = chain.table(base, found)
     return [Section("Running sums", text, ["arm", "success", "by seed"], rows)]

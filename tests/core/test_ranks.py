@@ -92,6 +92,5 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path):
 def test_one_rank_needs_nobody():
     value = torch.tensor(3.0)
     assert ranks.mean(value) is value and ranks.least(4) == 4 and not ranks.any_of(False)
-    ranks.average([value])
     ranks.join("cpu")
     assert value == 3.0 and not torch.distributed.is_initialized()

@@ -9,7 +9,7 @@ import pytest
 
 from hardware import load_limits
 from hardware.errors import LimitsError
-from hardware.safety import Envelope, Motion, braking_velocity, clearance, patience, slowed
+from hardware.safety import Envelope, Motion, behind, braking_velocity, clearance, patience, slowed
 from hardware.types import Act, Cause, RobotState
 
 BOX = {"lower": [0.25, -0.35, 0.1], "upper": [0.75, 0.35, 0.8], "angle": 0.9}
@@ -187,7 +187,9 @@ def test_a_file_with_a_missing_number(tmp_path):
 def test_an_arm_that_lags_is_given_time_but_a_blocked_one_is_found_out():
     limits, start = load_limits("panda"), np.linspace(-1, 1, 7)  # may lag by 0.2 rad
     state = lambda lag: RobotState(0.0, start - lag, np.zeros(7), np.zeros(7))  # noqa: E731
-    shares = [patience(state(lag), start, limits) for lag in (0.0, 0.1, 0.15, 0.2, 1.0)]
+    lags = [behind(state(lag), start) for lag in (0.0, 0.1, 0.15, 0.2, 1.0)]
+    np.testing.assert_allclose(lags, [0.0, 0.1, 0.15, 0.2, 1.0])
+    shares = [patience(lag, limits) for lag in lags]
     np.testing.assert_allclose(shares, [1.0, 1.0, 0.6, 0.2, 0.2])
     halved = slowed(start + 1.0, start, 0.5, limits, 0.01)
     np.testing.assert_allclose(halved, start + 0.005 * limits.velocity)
