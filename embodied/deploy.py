@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from embodied import operators
 from embodied.actors import Actor, is_run, make_actor
 from embodied.core import registry
 from embodied.core.evaluate import fingerprint
@@ -62,6 +63,8 @@ class Deployment:
         changes: fields of the limits.
         record: directory of recording and report; by default a new one in runs/deploy.
         timeout: s a policy server may take to answer.
+        operator: who may take over and judges episodes: "keyboard", "gamepad" or "spacemouse", see
+            `embodied.operators`; empty for nobody.
         report: whether to write report.html.
     """
 
@@ -83,6 +86,7 @@ class Deployment:
     changes: dict[str, Any] = field(default_factory=dict)
     record: str = ""
     timeout: float = 60.0
+    operator: str = ""
     report: bool = True
 
     def __post_init__(self) -> None:
@@ -196,7 +200,9 @@ def deploy(deployment: Deployment) -> Outcome:
     try:
         with ExitStack() as stack:
             stack.callback(actor.close)
-            env = stack.enter_context(opened(deployment, outcome.directory, actor.description))
+            person = _attended(deployment, stack)
+            about = actor.description
+            env = stack.enter_context(opened(deployment, outcome.directory, about, person))
             _fits(actor, env)
             _play(deployment, env, actor, outcome)
     except HardwareError as error:
@@ -204,8 +210,27 @@ def deploy(deployment: Deployment) -> Outcome:
     return outcome
 
 
+def _attended(deployment: Deployment, stack: ExitStack) -> operators.Person | None:
+    """The person whom a deployment names, who lays out the scenes of arms that are no twins."""
+    if not deployment.operator:
+        return None
+    from hardware.robots import find
+
+    if deployment.mode != "tool delta":
+        raise UserError(
+            f"an operator moves the tool; that needs mode='tool delta', not {deployment.mode!r}"
+        )
+    real = not find(deployment.robot, **deployment.robot_options).spec.simulated
+    return stack.enter_context(operators.attended(deployment.operator, lays_out=real))
+
+
 @contextmanager
-def opened(deployment: Deployment, directory: Path, policy: Mapping[str, Any]) -> Iterator[Any]:
+def opened(
+    deployment: Deployment,
+    directory: Path,
+    policy: Mapping[str, Any],
+    operator: operators.Person | None = None,
+) -> Iterator[Any]:
     """The robot as an environment, its recording begun; a twin's server too if one is needed."""
     from envs.arm_tasks import make_scene
     from envs.real_arm import RealArm
@@ -245,6 +270,7 @@ def opened(deployment: Deployment, directory: Path, policy: Mapping[str, Any]) -
             actions=actions,
             horizon=deployment.horizon,
             obs=deployment.obs,
+            operator=operator,
             owner=f"embodied deploy {policy['name']}",
         )
         stack.callback(come_to_rest, env)

@@ -103,6 +103,8 @@ DEPLOY = """\
   task=reach rate=10 horizon=50 mode="tool delta"   a run trained on an arm brings its own
   limits=panda limits.velocity_share=0.3            what the safety envelope enforces
   obs=both cameras=front,wrist      for policies that look; the report then has their video
+  operator=keyboard   or gamepad, spacemouse: take over while something is pressed, say whether an
+                      episode is done (enter) or not (x); steps taken over are recorded as such
   record=DIR          where recording (run.mcap) and report go; else runs/deploy/...
 
 Ctrl-C stops the arm within its limits and closes the recording. If the stop latches, this ends and
@@ -118,7 +120,8 @@ HARDWARE = """\
                                                                motion=true also moves the arm
   embodied hardware serve robot=panda_twin transport=rosbridge address=ws://127.0.0.1:9090
   embodied hardware reset robot=panda_twin reason="the cable was caught; it is free"
-  embodied hardware teleop robot=panda_twin out=data/teleop episodes=5
+  embodied hardware teleop robot=panda_twin out=data/teleop episodes=5 operator=gamepad
+                                                               or keyboard, or spacemouse
 
 All but teleop also run as `python -m hardware ...` where only embodied[hardware] is installed.
 """
