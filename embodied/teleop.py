@@ -23,8 +23,9 @@ import gymnasium
 import numpy as np
 
 from embodied.core.types import UserError
-from embodied.deploy import Deployment, opened, parse
+from embodied.deploy import Deployment, parse
 from embodied.settings import CollectSettings, take
+from embodied.stations import SCENES, env_id, opened
 
 MOVES = {
     "w": (0, 1.0),
@@ -187,9 +188,8 @@ def teleoperate(
     """
     from embodied.collection import collect
     from hardware.errors import HardwareError
-    from hardware.robots import find
 
-    def make(env_id: str, env_args: Mapping[str, Any], **options: Any) -> Any:
+    def make(name: str, env_args: Mapping[str, Any], **options: Any) -> Any:
         flights = Path(f"{out}.flights")
         directory = flights / str(1 + len(list(flights.glob("*"))))
         env = stack.enter_context(opened(deployment, directory, {"name": "keyboard"}))
@@ -200,7 +200,7 @@ def teleoperate(
         with contextlib.ExitStack() as stack:
             return collect(
                 out,
-                f"real/{find(deployment.robot).name}",
+                env_id(deployment.robot),
                 {},
                 settings,
                 on_episode,
@@ -222,7 +222,9 @@ def command(overrides: Sequence[str]) -> int:
     if out is None:
         raise UserError("say where to write: embodied hardware teleop robot=panda_twin out=DATASET")
     format, rest = take(rest, "format")
-    deployment = parse(["task=none", "horizon=600", *rest], policy="keyboard")
+    arm = not any(word.startswith(tuple(f"robot={scene}" for scene in SCENES)) for word in rest)
+    free = ["task=none", "horizon=600"] if arm else []
+    deployment = parse([*free, *rest], policy="keyboard")
     print(__doc__.split("\n\n", 2)[2])
     with typed() as keys, CollectionBar() as bar:
         dataset = teleoperate(
