@@ -29,7 +29,7 @@ from envs.scene_arm_driver import Bench, SceneDriver
 from envs.scene_arm_motion import OscMotion
 from hardware import robots
 from hardware.errors import NotReady
-from hardware.limits import load_limits
+from hardware.limits import Limits, load_limits
 from hardware.loop import Timing
 from hardware.robot import STANDING
 from hardware.robots import Arm
@@ -172,7 +172,7 @@ class SceneArm(gymnasium.Wrapper):
         self._newest, info = self.env.reset(seed=seed, options=options)
         self._lay_out(info["episode_seed"])
         self.station.arm(self._owner)
-        stepping = ArmStepping(self._sim, self.station, self._bench, self._limits.gripper.opening)
+        stepping = ArmStepping(self._sim, self.station, self._bench, self._limits)
         self._sim.step_by(stepping)
         self.autonomy.episodes += 1
         return self._newest, info
@@ -238,17 +238,26 @@ class SceneArm(gymnasium.Wrapper):
 class ArmStepping:
     """Takes an environment's control steps by its arm; see `RobosuiteSim.step_by`."""
 
-    def __init__(self, env: RobosuiteSim, station: Station, bench: Bench, opening: float) -> None:
+    def __init__(self, env: RobosuiteSim, station: Station, bench: Bench, limits: Limits) -> None:
         """Takes an armed station, at rest, and the environment to be set to what is seen."""
-        self._sim, self._station, self._bench, self._opening = env._sim, station, bench, opening
+        self._sim, self._station, self._bench = env._sim, station, bench
         self._model, self._data = env._model, env._data
         robot = env._sim.robots[0]
         self._joints, self._dofs = robot._ref_joint_pos_indexes, robot._ref_joint_vel_indexes
+        self._opening = limits.gripper.opening
         self._period = 1.0 / env._sim.control_freq
         self._slot = station.now()
         status = station.observe()
         self._grip, self._counts = status.state.gripper, status.counts
-        self._motion = OscMotion(robot.controller, status.state.position, self._slot)
+        planned = robots.slackened(limits)  # a late step can then catch up
+        self._motion = OscMotion(
+            robot.controller,
+            status.state.position,
+            velocity=planned.velocity,
+            acceleration=planned.acceleration,
+            period=1.0 / RATE,
+        )
+        self._begun = self._slot  # where the path begins
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
         """Advances one control step; returns state, reward and the package's `done`."""
@@ -269,15 +278,16 @@ class ArmStepping:
         status, now = self._look(), station.now()
         late = now - self._slot
         self._slot += self._period * max(0, round(late / self._period))  # slots that were missed
+        # the first moment that a command of the robot's next step decides
         begin = self._slot + period * (1 + max(0, np.ceil((now - self._slot) / period - 1e-6)))
-        if status.counts != self._counts:  # what the envelope did not follow is not asked for again
-            self._counts = status.counts
-            self._motion.go_on_from(status.sent, status.state.velocity, begin)
-        self._motion.aim(action[:6], begin)
+        if status.counts != self._counts:  # what was not followed is not asked for again
+            self._counts, self._begun = status.counts, begin
+            self._motion.go_on_from(status.sent, status.sent_velocity)
+        since, self._begun = round((begin - self._begun) / period), begin
+        joints = self._motion.follow(action[:6], since, round(_AHEAD / period))
         if action[6]:  # only its sign counts, and 0 changes nothing, as in the package
             self._grip = self._opening * float(action[6] < 0.0)
-        moments = begin + period * np.arange(round(_AHEAD / period))
-        chunk = np.column_stack([self._motion.at(moments), np.full(len(moments), self._grip)])
+        chunk = np.column_stack([joints, np.full(len(joints), self._grip)])
         # a command is where the joints shall be at the robot's next step
         station.send(chunk, begin - period, status.state.stamp)
 

@@ -13,6 +13,9 @@ for, and its pull of the elbow to where it began. From where the set point is, i
 arm itself would, x'' = w^2 (g - x) - 2 w x'. In free space the arm is then where it is in training;
 where something holds it up, the set point comes to rest at g, no further ahead of the arm than the
 package's goal, and the arm pushes as in training.
+
+The simulation's arm may accelerate as no real one can. The path keeps to limits from the beginning,
+for a set point that runs ahead of what the envelope sends would pull it the wrong way later.
 """
 
 from typing import Any
@@ -23,49 +26,66 @@ import numpy as np
 class OscMotion:
     """The path of the set point, from one action to the next."""
 
-    def __init__(self, controller: Any, joints: np.ndarray, now: float) -> None:
+    def __init__(
+        self,
+        controller: Any,
+        joints: np.ndarray,
+        *,
+        velocity: np.ndarray,
+        acceleration: np.ndarray,
+        period: float,
+    ) -> None:
         """Begins at rest.
 
         Args:
             controller: the package's, of one arm under OSC_POSE; it reads its own simulation.
             joints: rad, [n].
-            now: s.
+            velocity: rad/s, [n], largest of the path.
+            acceleration: rad/s^2, [n].
+            period: s between points of the path.
         """
-        self._controller = controller
-        self._w = float(np.sqrt(controller.kp[0]))
-        controller.update(force=True)
-        controller.reset_goal()
-        self._goal = np.array(joints, float)
-        self.go_on_from(joints, np.zeros(len(joints)), now)
+        self._controller, self._period = controller, period
+        self._most = np.asarray(velocity), np.asarray(acceleration)
+        self.go_on_from(joints, np.zeros(len(joints)))
 
-    def go_on_from(self, joints: np.ndarray, velocity: np.ndarray, now: float) -> None:
-        """Continues from joint positions, rad, and velocities, rad/s, both [n]."""
-        self._since = now
-        self._off = np.asarray(joints, float) - self._goal
-        self._rise = np.asarray(velocity, float) + self._w * self._off
+    def go_on_from(self, joints: np.ndarray, velocity: np.ndarray) -> None:
+        """The next path begins at joint positions, rad, with velocities, rad/s, both [n]."""
+        self._path = np.asarray(joints, float)[None]
+        self._speeds = np.asarray(velocity, float)[None]
 
-    def aim(self, action: np.ndarray, now: float) -> None:
-        """Goes on to where an action leads.
+    def follow(self, action: np.ndarray, begin: int, points: int) -> np.ndarray:
+        """The path to where an action leads from the simulation's present pose.
 
         Args:
-            action: [6], in [-1, 1]: 0.05 m and 0.5 rad each, from the simulation's present pose.
-            now: s, when it begins.
+            action: [6], in [-1, 1]: 0.05 m and 0.5 rad each.
+            begin: at which point of the path before it begins.
+            points: of the path.
+
+        Returns:
+            Joint positions in rad, [points, n], a period apart; the first is that of the old path.
         """
-        joints, velocity = self.at(np.array([now]))[0], self._velocity(now)
-        controller, w = self._controller, self._w
+        goal, w = self._goal(action), float(np.sqrt(self._controller.kp[0]))
+        begin = min(begin, len(self._path) - 1)
+        at, speed = self._path[begin], self._speeds[begin]
+        path, speeds = [at], [speed]
+        fastest, change = self._most[0], self._most[1] * self._period
+        for _ in range(points - 1):
+            # the mean acceleration of a period in which that of the formula decays
+            push = (w * w * (goal - at) - 2.0 * w * speed) * self._period
+            push = push / (1.0 + w * self._period) ** 2
+            speed = speed + push / max(1.0, float((np.abs(push) / change).max()))
+            speed = speed / max(1.0, float((np.abs(speed) / fastest).max()))
+            at = at + self._period * speed
+            path.append(at)
+            speeds.append(speed)
+        self._path, self._speeds = np.stack(path), np.stack(speeds)
+        return self._path
+
+    def _goal(self, action: np.ndarray) -> np.ndarray:
+        """The joint positions g of the formula."""
+        controller, w = self._controller, float(np.sqrt(self._controller.kp[0]))
         controller.update(force=True)
         controller.set_goal(action)
         force = controller.run_controller() - controller.torque_compensation
         change = np.linalg.solve(controller.mass_matrix, force) + 2.0 * w * controller.joint_vel
-        self._goal = controller.joint_pos + change / w**2
-        self.go_on_from(joints, velocity, now)
-
-    def at(self, moments: np.ndarray) -> np.ndarray:
-        """Joint positions in rad, [t, n], at moments in s, [t]."""
-        t = np.maximum(moments - self._since, 0.0)[:, None]
-        return self._goal + (self._off + t * self._rise) * np.exp(-self._w * t)
-
-    def _velocity(self, now: float) -> np.ndarray:
-        t = max(now - self._since, 0.0)
-        rise = self._rise - self._w * (self._off + t * self._rise)
-        return rise * np.exp(-self._w * t)
+        return controller.joint_pos + change / w**2
