@@ -38,7 +38,10 @@ from hardware.types import Camera, Lifecycle
 SUITES = ("robosuite", "libero")
 RATE = 100.0  # Hz, of commands
 TIMING = Timing(1.0 / RATE, fade=0.0)
-LIMITS: dict[str, Any] = {}
+# The maker's full limits of motion, for the arm was trained with none: half of them would make it
+# slower than the policy expects. The force at which libfranka's own impedance controller stops
+# (examples/cartesian_impedance_control.cpp): tasks in simulation take up to 50 N without an adapter.
+LIMITS = {"velocity_share": 1.0, "acceleration_share": 1.0, "force": 100.0}
 _AHEAD = 0.2  # s of motion handed over with each action
 _LAYING = 120.0  # s that laying out a scene may take
 _STILL = 1e-3  # rad; between what the wire and the bench say of an arm at rest

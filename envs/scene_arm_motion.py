@@ -73,8 +73,8 @@ class OscMotion:
             # the mean acceleration of a period in which that of the formula decays
             push = (w * w * (goal - at) - 2.0 * w * speed) * self._period
             push = push / (1.0 + w * self._period) ** 2
-            speed = speed + push / max(1.0, float((np.abs(push) / change).max()))
-            speed = speed / max(1.0, float((np.abs(speed) / fastest).max()))
+            speed = speed + np.clip(push, -change, change)
+            speed = np.clip(speed, -fastest, fastest)
             at = at + self._period * speed
             path.append(at)
             speeds.append(speed)
