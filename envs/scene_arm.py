@@ -38,10 +38,10 @@ from hardware.types import Camera, Lifecycle
 SUITES = ("robosuite", "libero")
 RATE = 100.0  # Hz, of commands
 TIMING = Timing(1.0 / RATE, fade=0.0)
-# The maker's full limits of motion, for in training the arm had none. 100 N is where libfranka's own
+# The maker's full limits of motion, for in training the arm had none. At 100 N libfranka's own
 # impedance controller stops (examples/cartesian_impedance_control.cpp); Door takes 83 N without an
-# adapter. An arm as compliant as in training lags when pushed, and that controller's goals are up to
-# 0.5 rad ahead of it; the force is limited all the same.
+# adapter. An arm as compliant as in training lags when it is pushed, and its controller's goals are
+# up to 0.5 rad ahead of it; the force is limited all the same.
 LIMITS = {"velocity_share": 1.0, "acceleration_share": 1.0, "force": 100.0, "tracking": 0.4}
 _AHEAD = 0.2  # s of motion handed over with each action
 _LAYING = 120.0  # s that laying out a scene may take
@@ -285,8 +285,9 @@ class ArmStepping:
         # the first moment that a command of the robot's next step decides
         begin = self._slot + period * (1 + max(0, np.ceil((now - self._slot) / period - 1e-6)))
         if status.counts != self._counts:  # what was not followed is not asked for again
-            self._counts, self._begun = status.counts, begin
-            self._motion.go_on_from(status.sent, status.sent_velocity)
+            self._counts = status.counts
+            point = (status.state.stamp + period - self._begun) / period
+            self._motion.correct(max(point, 0.0), status.sent, status.sent_velocity)
         since, self._begun = round((begin - self._begun) / period), begin
         joints = self._motion.follow(action[:6], since, round(_AHEAD / period))
         if action[6]:  # only its sign counts, and 0 changes nothing, as in the package

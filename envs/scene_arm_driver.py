@@ -24,7 +24,7 @@ from hardware.types import RobotState, Spec
 HAND = "robot0_right_hand"  # the body that the gripper hangs on
 SITE = "gripper0_grip_site"
 FINGER_SPEED = 0.2  # m/s of opening, as fast as the package's gripper
-_COAST = 1.5  # periods that a step goes on for if the next one is late
+_COAST = 3.0  # periods that a step goes on for if the next one is late
 _BEHIND = 0.5  # s; further behind the clock than this, time is skipped instead of simulated
 
 
@@ -134,7 +134,7 @@ class SceneDriver:
                 data.qvel[self._v],
                 data.ctrl[self._motors],
                 float(np.abs(data.qpos[self._fingers]).sum()),
-                self._pushes / max(self._pushed, 1),
+                self._wrench(),
             )
 
     def write(self, position: np.ndarray, velocity: np.ndarray, gripper: float | None) -> None:
@@ -192,7 +192,7 @@ class SceneDriver:
             if model.body_parentid[body] in self._hand:
                 self._hand.append(body)
         self._site = model.site(SITE).id
-        self._inertia = np.zeros((model.nv, model.nv))
+        self._inertia, self._block = np.zeros((model.nv, model.nv)), np.ix_(self._v, self._v)
         command = float(np.ravel(robot.gripper.current_action)[0])  # -1 closed to 1 open
         self._spread = self._grip = self._opening * (1.0 + command) / 2.0
         self._pushes, self._pushed = np.zeros(6), 0
@@ -226,7 +226,8 @@ class SceneDriver:
             self._now += step
             self._push(self._now)
             mujoco.mj_step2(model, data)
-            self._pushes += self._wrench()
+            mujoco.mj_rnePostConstraint(model, data)
+            self._pushes += data.cfrc_ext[self._hand].sum(0)
             mujoco.mj_step1(model, data)
 
     def _set_point(self, now: float) -> tuple[np.ndarray, Any, Any]:
@@ -247,8 +248,8 @@ class SceneDriver:
         wanted = (
             rate + 2.0 * w * (speed - data.qvel[dofs]) + w * w * (position - data.qpos[self._q])
         )
-        torque = self._inertia[np.ix_(dofs, dofs)] @ wanted + data.qfrc_bias[dofs]
-        data.ctrl[self._motors] = np.clip(torque, *self._most)
+        torque = self._inertia[self._block] @ wanted + data.qfrc_bias[dofs]
+        data.ctrl[self._motors] = np.minimum(np.maximum(torque, self._most[0]), self._most[1])
         most = FINGER_SPEED * self._model.opt.timestep
         self._spread += min(max(self._grip - self._spread, -most), most)
         data.ctrl[self._finger_motors] = self._open * (self._spread / self._opening)
@@ -261,15 +262,12 @@ class SceneDriver:
         self._begun = self._now
 
     def _wrench(self) -> np.ndarray:
-        """What the last step's contacts did to hand and fingers together, [6] about the site.
+        """What contacts did to hand and fingers together since the last look, [6] about the site.
 
-        In the world's axes. What the fingers do to each other, as through what they grip, is none.
+        The mean, in the world's axes. What the fingers do to each other, as through what they grip,
+        is none.
         """
-        import mujoco
-
-        model, data = self._model, self._data
-        mujoco.mj_rnePostConstraint(model, data)
-        spatial = data.cfrc_ext[self._hand].sum(0)  # torque, force; about a centre
-        centre = data.subtree_com[model.body_rootid[self._hand[0]]]
-        arm = centre - data.site_xpos[self._site]
+        spatial = self._pushes / max(self._pushed, 1)  # torque, force; about a centre
+        centre = self._data.subtree_com[self._model.body_rootid[self._hand[0]]]
+        arm = centre - self._data.site_xpos[self._site]
         return np.concatenate([spatial[3:], spatial[:3] + np.cross(arm, spatial[3:])])

@@ -46,12 +46,22 @@ class OscMotion:
         """
         self._controller, self._period = controller, period
         self._most = np.asarray(velocity), np.asarray(acceleration)
-        self.go_on_from(joints, np.zeros(len(joints)))
-
-    def go_on_from(self, joints: np.ndarray, velocity: np.ndarray) -> None:
-        """The next path begins at joint positions, rad, with velocities, rad/s, both [n]."""
         self._path = np.asarray(joints, float)[None]
-        self._speeds = np.asarray(velocity, float)[None]
+        self._speeds = np.zeros_like(self._path)
+
+    def correct(self, point: float, joints: np.ndarray, velocity: np.ndarray) -> None:
+        """Takes note that the set point was not led along the path.
+
+        Args:
+            point: of the path, also between two, for which this was sent.
+            joints: rad, [n], what was sent.
+            velocity: rad/s, [n].
+        """
+        before = min(int(point), len(self._path) - 1)
+        change = velocity - self._speeds[before]
+        off = joints - self._path[before] - (point - before) * self._period * self._speeds[before]
+        since = self._period * (np.arange(len(self._path)) - point)[:, None]
+        self._path, self._speeds = self._path + off + since * change, self._speeds + change
 
     def follow(self, action: np.ndarray, begin: int, points: int) -> np.ndarray:
         """The path to where an action leads from the simulation's present pose.
