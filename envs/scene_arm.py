@@ -28,6 +28,7 @@ from envs.robosuite import RobosuiteSim, flatten
 from envs.scene_arm_driver import Bench, SceneDriver
 from envs.scene_arm_motion import OscMotion
 from hardware import robots
+from hardware.chunks import Latency
 from hardware.errors import NotReady
 from hardware.limits import Limits, load_limits
 from hardware.loop import Timing
@@ -37,7 +38,7 @@ from hardware.types import Camera, Lifecycle
 
 SUITES = ("robosuite", "libero")
 RATE = 100.0  # Hz, of commands
-TIMING = Timing(1.0 / RATE, fade=0.0)
+TIMING = Timing(1.0 / RATE, fade=0.05)
 # The maker's full limits of motion, for in training the arm had none. At 100 N libfranka's own
 # impedance controller stops (examples/cartesian_impedance_control.cpp); Door takes 83 N without an
 # adapter. An arm as compliant as in training lags when it is pushed, and its controller's goals are
@@ -261,7 +262,7 @@ class ArmStepping:
             acceleration=planned.acceleration,
             period=1.0 / RATE,
         )
-        self._begun = self._slot  # where the path begins
+        self._begun, self._latency = self._slot, Latency()  # where the path begins; of planning it
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
         """Advances one control step; returns state, reward and the package's `done`."""
@@ -282,8 +283,9 @@ class ArmStepping:
         status, now = self._look(), station.now()
         late = now - self._slot
         self._slot += self._period * max(0, round(late / self._period))  # slots that were missed
-        # the first moment that a command of the robot's next step decides
-        begin = self._slot + period * (1 + max(0, np.ceil((now - self._slot) / period - 1e-6)))
+        # when the path can be there, and one step on: that is where a command leads
+        there = max(0.0, now + self._latency.p95 - self._slot)
+        begin = self._slot + period * (1 + np.ceil(there / period - 1e-6))
         if status.counts != self._counts:  # what was not followed is not asked for again
             self._counts = status.counts
             point = (status.state.stamp + period - self._begun) / period
@@ -293,8 +295,8 @@ class ArmStepping:
         if action[6]:  # only its sign counts, and 0 changes nothing, as in the package
             self._grip = self._opening * float(action[6] < 0.0)
         chunk = np.column_stack([joints, np.full(len(joints), self._grip)])
-        # a command is where the joints shall be at the robot's next step
         station.send(chunk, begin - period, status.state.stamp)
+        self._latency.add(max(0.0, station.now() - now))
 
     def _look(self) -> Any:
         """Sets the environment to what the adapter says of the arm and the bench of the rest."""
