@@ -28,7 +28,6 @@ from envs.robosuite import RobosuiteSim, flatten
 from envs.scene_arm_driver import Bench, SceneDriver
 from envs.scene_arm_motion import OscMotion
 from hardware import robots
-from hardware.chunks import Latency
 from hardware.errors import NotReady
 from hardware.limits import Limits, load_limits
 from hardware.loop import Timing
@@ -44,6 +43,7 @@ TIMING = Timing(1.0 / RATE, fade=0.05)
 # adapter. An arm as compliant as in training lags when it is pushed, and its controller's goals are
 # up to 0.5 rad ahead of it; the force is limited all the same.
 LIMITS = {"velocity_share": 1.0, "acceleration_share": 1.0, "force": 100.0, "tracking": 0.4}
+_PLANNING = 0.005  # s that it takes to plan a path and hand it over
 _AHEAD = 0.2  # s of motion handed over with each action
 _LAYING = 120.0  # s that laying out a scene may take
 _STILL = 1e-3  # rad; between what the wire and the bench say of an arm at rest
@@ -176,8 +176,8 @@ class SceneArm(gymnasium.Wrapper):
         self.close_episode()
         self._newest, info = self.env.reset(seed=seed, options=options)
         self._lay_out(info["episode_seed"])
-        self.station.arm(self._owner)
         stepping = ArmStepping(self._sim, self.station, self._bench, self._limits)
+        self.station.arm(self._owner)
         self._sim.step_by(stepping)
         self.autonomy.episodes += 1
         return self._newest, info
@@ -244,14 +244,14 @@ class ArmStepping:
     """Takes an environment's control steps by its arm; see `RobosuiteSim.step_by`."""
 
     def __init__(self, env: RobosuiteSim, station: Station, bench: Bench, limits: Limits) -> None:
-        """Takes an armed station, at rest, and the environment to be set to what is seen."""
+        """Takes a station at rest, and the environment to be set to what is seen."""
         self._sim, self._station, self._bench = env._sim, station, bench
         self._model, self._data = env._model, env._data
         robot = env._sim.robots[0]
         self._joints, self._dofs = robot._ref_joint_pos_indexes, robot._ref_joint_vel_indexes
         self._opening = limits.gripper.opening
         self._period = 1.0 / env._sim.control_freq
-        self._slot = station.now()
+        self._slot: float | None = None  # when the present step began
         status = station.observe()
         self._grip, self._counts = status.state.gripper, status.counts
         planned = robots.slackened(limits)  # a late step can then catch up
@@ -262,7 +262,8 @@ class ArmStepping:
             acceleration=planned.acceleration,
             period=1.0 / RATE,
         )
-        self._begun, self._latency = self._slot, Latency()  # where the path begins; of planning it
+        self._motion.follow(np.zeros(6), 0, 1)  # the first time takes longest
+        self._begun = station.now()  # when the path begins
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
         """Advances one control step; returns state, reward and the package's `done`."""
@@ -281,11 +282,12 @@ class ArmStepping:
         """Sends the joint positions of the next moments."""
         station, period = self._station, 1.0 / RATE
         status, now = self._look(), station.now()
+        self._slot = now if self._slot is None else self._slot
         late = now - self._slot
         self._slot += self._period * max(0, round(late / self._period))  # slots that were missed
-        # when the path can be there, and one step on: that is where a command leads
-        there = max(0.0, now + self._latency.p95 - self._slot)
-        begin = self._slot + period * (1 + np.ceil(there / period - 1e-6))
+        # when the path will be there, and one step on: that is where a command leads
+        there = max(0.0, now + _PLANNING - self._slot)
+        begin = self._slot + period * (1 + np.ceil(there / period))
         if status.counts != self._counts:  # what was not followed is not asked for again
             self._counts = status.counts
             point = (status.state.stamp + period - self._begun) / period
@@ -296,7 +298,6 @@ class ArmStepping:
             self._grip = self._opening * float(action[6] < 0.0)
         chunk = np.column_stack([joints, np.full(len(joints), self._grip)])
         station.send(chunk, begin - period, status.state.stamp)
-        self._latency.add(max(0.0, station.now() - now))
 
     def _look(self) -> Any:
         """Sets the environment to what the adapter says of the arm and the bench of the rest."""

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+_GIVE_OR_TAKE = np.linspace(-2.0, 2.0, 41)
+
 
 class OscMotion:
     """The path of the set point, from one action to the next."""
@@ -53,15 +55,22 @@ class OscMotion:
         """Takes note that the set point was not led along the path.
 
         Args:
-            point: of the path, also between two, for which this was sent.
+            point: of the path for which this was sent, give or take two: two processes' beats are
+                not the same. The nearest to what was sent is taken.
             joints: rad, [n], what was sent.
             velocity: rad/s, [n].
         """
-        before = min(int(point), len(self._path) - 1)
-        change = velocity - self._speeds[before]
-        off = joints - self._path[before] - (point - before) * self._period * self._speeds[before]
-        since = self._period * (np.arange(len(self._path)) - point)[:, None]
-        self._path, self._speeds = self._path + off + since * change, self._speeds + change
+        points = np.clip(point + _GIVE_OR_TAKE, 0.0, len(self._path) - 1.0)
+        before = np.minimum(points.astype(int), max(len(self._path) - 2, 0))
+        share = (points - before)[:, None]
+        after = np.minimum(before + 1, len(self._path) - 1)
+        on_path = (1.0 - share) * self._path[before] + share * self._path[after]
+        best = int(np.abs(on_path - joints).sum(1).argmin())
+        speed = (1.0 - share[best]) * self._speeds[before[best]]
+        change = velocity - speed - share[best] * self._speeds[after[best]]
+        since = self._period * (np.arange(len(self._path)) - points[best])[:, None]
+        self._path = self._path + (joints - on_path[best]) + since * change
+        self._speeds = self._speeds + change
 
     def follow(self, action: np.ndarray, begin: int, points: int) -> np.ndarray:
         """The path to where an action leads from the simulation's present pose.
