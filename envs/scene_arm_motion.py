@@ -1,18 +1,21 @@
 """What robosuite's controller makes of an action, as a path of joint positions.
 
-An operational-space controller turns a goal into torques, an arm behind the hardware contract takes
-joint positions. Let tau be the torques that the package's own controller gives in the present
-state. An arm that follows set points with stiffness M w^2 and damping 2 M w gives the same torques
-at the joint positions
+An operational-space controller (Khatib 1987) turns a goal into torques, an arm behind the hardware
+contract takes joint positions. The package's own controller says where the goal is: 0.05 m and
+0.5 rad per unit of the action from the present pose, the rotation kept where none is asked for. To
+it lead the joint positions
 
-    g = q + (M^-1 (tau - c) + 2 w v) / w^2
+    g = q + Jbar e + k (1 - Jbar J) (q0 - q)        Jbar = M^-1 J^T (J M^-1 J^T)^-1
 
-(inertia M, gravity and Coriolis forces c), so these are the goal in joint space: it has the
-package's scales, its decoupling of position and rotation, its rule for a rotation that is not asked
-for, and its pull of the elbow to where it began. From where the set point is, it goes there as the
-arm itself would, x'' = w^2 (g - x) - 2 w x'. In free space the arm is then where it is in training;
-where something holds it up, the set point comes to rest at g, no further ahead of the arm than the
-package's goal, and the arm pushes as in training.
+with q the arm's joints, e from its pose to the goal, J and M its Jacobian and inertia, and q0 the
+joints it began with, to which the elbow is pulled. From where the set point is, it goes there as
+the controller's critically damped arm does, x'' = w^2 (g - x) - 2 w x' with w^2 its stiffness. So
+in free space the arm is about where it is in training; where something holds it up, the set point
+comes to rest at g, no further ahead of the arm than the package's goal, and the arm, of the same
+stiffness M w^2, pushes as in training.
+
+(The package computes its torques for position and rotation apart, as if they were not coupled, and
+corrects what comes of that every 2 ms. An arm whose joints are led has no need to.)
 
 The simulation's arm may accelerate as no real one can. The path keeps to limits from the beginning,
 for a set point that runs ahead of what the envelope sends would pull it the wrong way later.
@@ -22,6 +25,9 @@ from typing import Any
 
 import numpy as np
 
+# The package pulls with 10 / s^2 and a damping of 2 sqrt(10) / s, so its elbow returns with a time
+# constant of 0.63 s; with the damping 2 w and k w^2 as stiffness it does so for
+_POSTURE = 0.26
 _GIVE_OR_TAKE = np.linspace(-2.0, 2.0, 41)
 
 
@@ -102,9 +108,16 @@ class OscMotion:
 
     def _goal(self, action: np.ndarray) -> np.ndarray:
         """The joint positions g of the formula."""
-        controller, w = self._controller, float(np.sqrt(self._controller.kp[0]))
+        from robosuite.utils.control_utils import opspace_matrices, orientation_error
+
+        controller = self._controller
         controller.update(force=True)
         controller.set_goal(action)
-        force = controller.run_controller() - controller.torque_compensation
-        change = np.linalg.solve(controller.mass_matrix, force) + 2.0 * w * controller.joint_vel
-        return controller.joint_pos + change / w**2
+        way = controller.goal_pos - controller.ee_pos
+        turn = orientation_error(controller.goal_ori, controller.ee_ori_mat)
+        mass, jacobian = controller.mass_matrix, controller.J_full
+        apart = controller.J_pos, controller.J_ori
+        inertia, _, _, null = opspace_matrices(mass, jacobian, *apart)
+        force = jacobian.T @ (inertia @ np.concatenate([way, turn]))
+        posture = _POSTURE * null @ (controller.initial_joint - controller.joint_pos)
+        return controller.joint_pos + np.linalg.solve(mass, force) + posture
