@@ -324,6 +324,8 @@ def _episode(
             "broken": info["broken"],
             "intervened": info["intervened"],
         }
+        if "scene" in info:
+            step["scene"] = info["scene"].tolist()
         station.note("/step", step)
         line.update(index, deployment.episodes, latency)
     line.ended(success)

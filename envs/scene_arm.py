@@ -130,6 +130,22 @@ def _check(env: gymnasium.Env) -> None:
         )
 
 
+def draw(env: gymnasium.Env, positions: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """Returns the scene of an environment's episode as it was: uint8 [*size, 3].
+
+    Args:
+        env: of the same task, just reset with the episode's seed.
+        positions: `info["scene"]` of a step of the episode.
+        size: height and width.
+    """
+    import mujoco
+
+    env = env.unwrapped
+    env._data.qpos[:] = positions
+    mujoco.mj_forward(env._model, env._data)
+    return env.frame(*size)
+
+
 class SceneArm(gymnasium.Wrapper):
     """An environment of robosuite or LIBERO whose arm is reached through the hardware adapter.
 
@@ -187,7 +203,8 @@ class SceneArm(gymnasium.Wrapper):
 
         Returns:
             As the environment, with these in `info`: `action`, what was executed; `limits`, how
-            often each acted; `broken`, whether the robot stopped; and `intervened`, False.
+            often each acted; `broken`, whether the robot stopped; `intervened`, False; and `scene`,
+            the simulation's positions, for drawing it later.
         """
         before = self.station.observe()
         self._newest, reward, terminated, truncated, info = self.env.step(action)
@@ -205,6 +222,7 @@ class SceneArm(gymnasium.Wrapper):
             "intervened": False,
             "limits": {name: count for name, count in limits.items() if count},
             "broken": broken,
+            "scene": self._sim._data.qpos.copy(),
         }
         return self._newest, reward, terminated and not broken, bool(truncated or broken), info
 

@@ -108,16 +108,12 @@ class OscMotion:
 
     def _goal(self, action: np.ndarray) -> np.ndarray:
         """The joint positions g of the formula."""
-        from robosuite.utils.control_utils import opspace_matrices, orientation_error
-
         controller = self._controller
         controller.update(force=True)
         controller.set_goal(action)
-        way = controller.goal_pos - controller.ee_pos
-        turn = orientation_error(controller.goal_ori, controller.ee_ori_mat)
-        mass, jacobian = controller.mass_matrix, controller.J_full
-        apart = controller.J_pos, controller.J_ori
-        inertia, _, _, null = opspace_matrices(mass, jacobian, *apart)
-        force = jacobian.T @ (inertia @ np.concatenate([way, turn]))
-        posture = _POSTURE * null @ (controller.initial_joint - controller.joint_pos)
-        return controller.joint_pos + np.linalg.solve(mass, force) + posture
+        turn = 0.5 * np.cross(controller.ee_ori_mat, controller.goal_ori, axis=0).sum(1)
+        way = np.concatenate([controller.goal_pos - controller.ee_pos, turn])
+        jacobian, inverse = controller.J_full, np.linalg.inv(controller.mass_matrix)
+        back = inverse @ jacobian.T @ np.linalg.pinv(jacobian @ inverse @ jacobian.T)
+        home = controller.initial_joint - controller.joint_pos
+        return controller.joint_pos + back @ way + _POSTURE * (home - back @ (jacobian @ home))

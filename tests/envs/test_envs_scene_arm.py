@@ -23,38 +23,37 @@ pytest.importorskip("yaml")
 
 
 class Controller:
-    """One that wants a joint acceleration, on an arm of unit inertia at rest."""
+    """Of an arm of six slides along and about the axes, of unit inertia, at rest."""
 
-    kp, torque_compensation, mass_matrix = np.full(6, 150.0), np.zeros(2), np.eye(2)
-    joint_pos, joint_vel = np.zeros(2), np.zeros(2)
+    kp, mass_matrix, J_full, uncoupling = np.full(6, 150.0), np.eye(6), np.eye(6), True
+    J_pos, J_ori = J_full[:3], J_full[3:]
+    ee_pos, ee_ori_mat, goal_ori = np.zeros(3), np.eye(3), np.eye(3)
+    joint_pos = initial_joint = np.zeros(6)
 
     def update(self, force):
         pass
 
     def set_goal(self, action):
-        self._wanted = action[:2]
-
-    def run_controller(self):
-        return 150.0 * self._wanted
+        self.goal_pos = action[:3]
 
 
 def path(fastest=10.0, change=1000.0, period=0.01):
-    limits = {"velocity": np.full(2, fastest), "acceleration": np.full(2, change)}
-    return OscMotion(Controller(), np.zeros(2), **limits, period=period)
+    limits = {"velocity": np.full(6, fastest), "acceleration": np.full(6, change)}
+    return OscMotion(Controller(), np.zeros(6), **limits, period=period)
 
 
 def test_the_path_is_that_of_a_critically_damped_arm():
     motion, rate, period = path(period=0.001), np.sqrt(150.0), 0.001
-    found = motion.follow(np.array([0.1, -0.2]), 0, 301)
+    found = motion.follow(np.array([0.1, -0.2, 0, 0, 0, 0]), 0, 301)
     time = period * np.arange(301)[:, None]
-    expected = np.array([0.1, -0.2]) * (1.0 - (1.0 + rate * time) * np.exp(-rate * time))
-    np.testing.assert_allclose(found, expected, atol=2e-3)
-    again = motion.follow(np.array([0.1, -0.2]), 50, 251)
+    expected = np.array([0.1, -0.2, 0]) * (1.0 - (1.0 + rate * time) * np.exp(-rate * time))
+    np.testing.assert_allclose(found[:, :3], expected, atol=2e-3)
+    again = motion.follow(np.array([0.1, -0.2, 0, 0, 0, 0]), 50, 251)
     np.testing.assert_allclose(again, found[50:], atol=1e-9)
 
 
 def test_the_path_keeps_to_the_limits():
-    found = path(fastest=1.0, change=5.0).follow(np.array([1.0, 0.01]), 0, 60)
+    found = path(fastest=1.0, change=5.0).follow(np.array([1.0, 0.01, 0, 0, 0, 0]), 0, 60)
     speed = np.diff(found, axis=0) / 0.01
     assert np.abs(speed).max() == pytest.approx(1.0)
     assert np.abs(np.diff(speed, axis=0)).max() <= 0.05 + 1e-9
@@ -62,14 +61,14 @@ def test_the_path_keeps_to_the_limits():
 
 
 def test_what_was_not_followed_is_not_asked_for_again():
-    motion = path()
-    before = motion.follow(np.array([0.3, 0.0]), 0, 20).copy()
+    motion, action = path(), np.array([0.3, 0, 0, 0, 0, 0])
+    before = motion.follow(action, 0, 20).copy()
     motion.correct(7.4, 0.4 * before[6] + 0.6 * before[7], motion._speeds[7])  # only late
     np.testing.assert_allclose(motion._path[10], before[10], atol=1e-2)
     held = motion._path[5] - 0.1
-    motion.correct(5.0, held, np.zeros(2))
+    motion.correct(5.0, held, np.zeros(6))
     assert np.abs(motion._path - held).sum(1).min() < 1e-9
-    assert motion.follow(np.array([0.3, 0.0]), 5, 2)[0, 0] < before[5, 0] - 0.05
+    assert motion.follow(action, 5, 2)[0, 0] < before[5, 0] - 0.05
 
 
 def test_people_and_trackers_at_the_bench():
@@ -98,6 +97,10 @@ def test_names():
 
 # ---------------------------------------------------------------- robosuite
 
+needs_robosuite = pytest.mark.skipif(
+    not (importlib.util.find_spec("robosuite")), reason="needs the extra robosuite"
+)
+
 
 @pytest.fixture
 def through(tmp_path):
@@ -121,29 +124,23 @@ def through(tmp_path):
         one.close()
 
 
-needs_robosuite = pytest.mark.skipif(
-    not (importlib.util.find_spec("robosuite")), reason="needs the extra robosuite"
-)
-
-
 @needs_robosuite
-def test_the_driver_pushes_as_the_packages_controller():
+def test_an_arm_that_is_held_pushes_as_the_packages_controller_would():
     env = envs.make("robosuite/Lift")
     env.reset(seed=0)
-    for _ in range(5):
-        env.step(np.array([0.5, -0.3, -0.4, 0.2, 0.1, 0.6, -1], np.float32))
-    controller, data = env.unwrapped._sim.robots[0].controller, env.unwrapped._data
+    robot, data = env.unwrapped._sim.robots[0], env.unwrapped._data
+    controller = robot.controller
+    controller.uncoupling = False
     limits = {"velocity": np.full(7, 9.0), "acceleration": np.full(7, 99.0)}
     motion = OscMotion(controller, np.zeros(7), **limits, period=0.01)
-    goal = motion._goal(np.array([0.1, 0.2, -0.1, 0.1, 0.0, -0.2]))
-    wanted = controller.torques.copy()  # what the package's controller has just computed
+    goal = motion._goal(np.array([0.1, 0.2, -0.4, 0.1, 0.0, -0.05]))
+    wanted = controller.run_controller()
     spec = scene_arm.find_scene("robosuite/Lift").spec
     driver = SceneDriver(spec, env.unwrapped, clock=lambda: 0.0)
     driver._from = driver._to = goal
     driver._push(0.0)
-    motors = env.unwrapped._sim.robots[0]._ref_joint_actuator_indexes
-    assert np.abs(wanted).max() > 5.0
-    np.testing.assert_allclose(data.ctrl[motors], np.clip(wanted, -80, 80), atol=0.05)
+    assert np.abs(wanted - controller.torque_compensation).max() > 5.0
+    np.testing.assert_allclose(data.ctrl[robot._ref_joint_actuator_indexes], wanted, atol=0.05)
 
 
 @needs_robosuite
