@@ -13,9 +13,10 @@ from typing import Any
 
 from embodied import operators
 from embodied.core.types import UserError
-from embodied.deploy import Deployment, opened, parse
+from embodied.deploy import Deployment, parse
 from embodied.operators import Person
 from embodied.settings import CollectSettings, take
+from embodied.stations import SCENES, env_id, opened
 
 
 def teleoperate(
@@ -45,9 +46,8 @@ def teleoperate(
     """
     from embodied.collection import collect
     from hardware.errors import HardwareError
-    from hardware.robots import find
 
-    def make(env_id: str, env_args: Mapping[str, Any], **options: Any) -> Any:
+    def make(name: str, env_args: Mapping[str, Any], **options: Any) -> Any:
         flights = Path(f"{out}.flights")
         directory = flights / str(1 + len(list(flights.glob("*"))))
         about = person.description
@@ -58,7 +58,7 @@ def teleoperate(
         with contextlib.ExitStack() as stack:
             return collect(
                 out,
-                f"real/{find(deployment.robot).name}",
+                env_id(deployment.robot),
                 {},
                 settings,
                 on_episode,
@@ -80,7 +80,9 @@ def command(overrides: Sequence[str]) -> int:
     if out is None:
         raise UserError("say where to write: embodied hardware teleop robot=panda_twin out=DATASET")
     format, rest = take(rest, "format")
-    deployment = parse(["task=none", "horizon=600", "operator=keyboard", *rest], policy="a person")
+    arm = not any(word.startswith(tuple(f"robot={scene}" for scene in SCENES)) for word in rest)
+    free = ["task=none", "horizon=600"] if arm else []
+    deployment = parse([*free, "operator=keyboard", *rest], policy="a person")
     print(operators.__doc__.split("\n\n", 2)[2])
     with operators.attended(deployment.operator, drives=True) as person, CollectionBar() as bar:
         dataset = teleoperate(

@@ -275,7 +275,7 @@ class RealArm(gymnasium.Env):
         broken = status.lifecycle != Lifecycle.ACTIVE
         if broken:
             self.autonomy.stops += 1
-            self.faults.append(f"{self.identity['id']}: {_why(status, before)}")
+            self.faults.append(f"{self.identity['id']}: {why_broken(status, before)}")
         # what the envelope did not follow is not asked for again at the next step
         self._target = status.sent if status.counts != before.counts else targets[0, : self._joints]
         said = None if self._operator is None or broken else self._operator.verdict()
@@ -421,8 +421,8 @@ class RealArm(gymnasium.Env):
         )
 
 
-def _why(status: Status, before: Status) -> str:
-    """Which limits acted in the step that ended an episode."""
+def why_broken(status: Status, before: Status) -> str:
+    """Which limits acted in the step that ended an episode, in words."""
     acted = [str(c) for c, k in status.counts.items() if k > before.counts.get(c, 0)]
     what = "its stop latched" if status.latched else "it stopped and must be armed again"
     return f"{what} ({', '.join(acted) or 'nobody said why'})"
