@@ -14,7 +14,6 @@ Times are taken in the robot's process, from the arrival of the last command tha
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
@@ -25,10 +24,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from benchmarks.relay import Relay
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "silence.md"
@@ -39,60 +39,6 @@ STALE = 0.150  # s
 STANDING = 0.02  # rad/s
 LIMITS = {"hold": 0.150, "stop": 0.600, "reconnect": 2.0, "overshoot": 0.02, "drift": 0.005}
 TRIES = 5
-
-
-class Relay:
-    """TCP connections that can be closed, swallow what passes, or hold it back."""
-
-    def __init__(self, target: int) -> None:
-        self._target, self._open, self._mute = target, [], set()
-        self.flows = threading.Event()
-        self.flows.set()
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._server.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                return
-            for end in (near, far):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._open += [near, far]
-            for ends in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=ends, daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                self.flows.wait()
-                if source not in self._mute:
-                    sink.sendall(data)
-        except OSError:
-            pass
-        for end in (source, sink):
-            if source not in self._mute:
-                end.close()
-
-    def mute(self) -> None:
-        """Everything on the present connections is swallowed from now on."""
-        self._mute |= set(self._open)
-
-    def cut(self) -> None:
-        """Closes the present connections."""
-        for end in self._open:
-            with contextlib.suppress(OSError):  # it was closed already
-                end.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def close(self) -> None:
-        """Ends all."""
-        self._server.close()
-        self.flows.set()
-        self.cut()
 
 
 class Process:

@@ -1,7 +1,6 @@
 """Both ends of our rosbridge on loopback: what they carry, and what they survive."""
 
 import json
-import socket
 import sys
 import threading
 import time
@@ -9,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.relay import Relay
 from hardware.errors import HardwareError, LinkLost
 from hardware.rosbridge import RosbridgeServer, RosbridgeWire
 from hardware.rosbridge_codec import Malformed
@@ -33,45 +33,6 @@ def equal(message, expected):
             np.testing.assert_array_equal(message[name], value)
         else:
             assert message[name] == value
-
-
-class Proxy:
-    """TCP between a client and a server, which can stall (half-open) or break."""
-
-    def __init__(self, port):
-        self.target, self.stalled, self.sockets = port, False, []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"ws://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-                server = socket.create_connection(("127.0.0.1", self.target))
-            except OSError:
-                return
-            self.sockets += [client, server]
-            for pair in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    def _pump(self, source, sink):
-        try:
-            while data := source.recv(65536):
-                if not self.stalled:  # what comes meanwhile is lost, as in a network that is gone
-                    sink.sendall(data)
-        except OSError:
-            return
-
-    def resume(self):
-        """Lets new connections through; those from before stay dead."""
-        for each in self.sockets:
-            each.close()
-        self.stalled, self.sockets = False, []
-
-    def close(self):
-        self.listener.close()
-        self.resume()
 
 
 @pytest.fixture
@@ -357,8 +318,8 @@ class TestLinks:
 
     def test_a_half_open_link_is_noticed_at_both_ends(self, make):
         server = make(RosbridgeServer, port=0, alive=1.0)
-        proxy = make(Proxy, server.port)
-        wire = make(RosbridgeWire, proxy.url, alive=1.0)
+        relay = make(Relay, server.port)
+        wire = make(RosbridgeWire, f"ws://127.0.0.1:{relay.port}", alive=1.0)
         commands, cancelled = [], threading.Event()
         server.subscribe("/command", TEXT, lambda message, stamp: commands.append(message["data"]))
 
@@ -374,7 +335,7 @@ class TestLinks:
         )
         command({"data": "before"})
         until(lambda: commands == ["before"], "the first command")
-        proxy.stalled = True
+        relay.deaf = True
         with pytest.raises(LinkLost):  # noticed while commands go out, which fill the buffers
             for _ in range(2000):
                 command({"data": "x" * 100_000})
@@ -383,7 +344,8 @@ class TestLinks:
         until(lambda: not server._links, "the server to notice")
         with pytest.raises(LinkLost):
             goal.result(PATIENCE)
-        proxy.resume()
+        relay.deaf = False
+        relay.cut()
         until(lambda: wire.connected, "the reconnection")
         command({"data": "after"})
         until(lambda: "after" in commands, "the next command")

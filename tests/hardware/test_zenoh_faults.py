@@ -1,7 +1,6 @@
 """The Zenoh wire when the other side sends nonsense, falls silent or goes away."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ pytest.importorskip("rosbags")
 
 import zenoh
 
+from benchmarks.relay import Relay
 from hardware import cdr
 from hardware import messages as m
 from hardware.errors import HardwareError, LinkLost
@@ -117,60 +117,14 @@ def test_a_malformed_answer(pair, intruder):
 # --- the link ------------------------------------------------------------------------------------
 
 
-class Proxy:
-    """TCP connections that can fall silent for a while (`flows`) or for good, or be cut."""
-
-    def __init__(self, port, target):
-        self._target, self._open, self._mute, self.flows = target, [], [], threading.Event()
-        self.flows.set()
-        self.accepted = 0
-        self._server = socket.create_server(("127.0.0.1", port))
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                near, _ = self._server.accept()
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", self._target))
-            self._open += [near, far]
-            self.accepted += 1
-            for ends in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=ends, daemon=True).start()
-
-    def _pump(self, source, sink):
-        try:
-            while data := source.recv(65536):
-                self.flows.wait()
-                if source not in self._mute:
-                    sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-    def mute(self):
-        """As if a cable was pulled: nobody is told, and only new connections work."""
-        self._mute += self._open
-
-    def cut(self):
-        for end in self._open:
-            end.close()
-
-    def close(self):
-        self._server.close()
-        self.flows.set()
-        self.cut()
-
-
 @pytest.fixture
-def proxied(open_wire, free_port):
-    """A robot's wire, and a function that connects a policy's through a proxy."""
-    ports = free_port(), free_port()
-    robot = open_wire((), listen=[f"tcp/127.0.0.1:{ports[1]}"], node="robot")
-    proxy = Proxy(*ports)
-    yield robot, proxy, lambda mode: open_wire([f"tcp/127.0.0.1:{ports[0]}"], mode=mode)
-    proxy.close()
+def relayed(open_wire, free_port):
+    """A robot's wire, and a function that connects a policy's through a relay."""
+    port = free_port()
+    robot = open_wire((), listen=[f"tcp/127.0.0.1:{port}"], node="robot")
+    relay = Relay(port)
+    yield robot, relay, lambda mode: open_wire([f"tcp/127.0.0.1:{relay.port}"], mode=mode)
+    relay.close()
 
 
 @pytest.mark.parametrize("mode", ["client", "peer"])
@@ -180,8 +134,8 @@ def test_nobody_there(open_wire, endpoint, mode):
 
 
 @pytest.mark.parametrize("mode", ["client", "peer"])
-def test_a_silent_link_is_noticed_and_taken_up_again(proxied, mode):
-    robot, proxy, connect = proxied
+def test_a_silent_link_is_noticed_and_taken_up_again(relayed, mode):
+    robot, relay, connect = relayed
     policy = connect(mode)
     states, commands, passed = [], [], []
     policy.subscribe("/state", m.JOINT_STATE, lambda x, _: states.append(x))
@@ -195,7 +149,7 @@ def test_a_silent_link_is_noticed_and_taken_up_again(proxied, mode):
     arrived(lambda: command(state(0)), commands)
     assert policy.call("/stop", m.TRIGGER, {}, 10.0)["success"]
 
-    proxy.flows.clear()
+    relay.flows.clear()
     until(lambda: not policy.connected)
     for i in range(100, 200):
         with pytest.raises(LinkLost, match="no link to"):
@@ -205,7 +159,7 @@ def test_a_silent_link_is_noticed_and_taken_up_again(proxied, mode):
     until(lambda: not robot.connected)  # whose side of the link Zenoh has closed
     states.clear()
 
-    proxy.flows.set()
+    relay.flows.set()
     until(lambda: policy.connected)
     arrived(lambda: tell(state()), states)
 
@@ -221,13 +175,13 @@ def test_a_silent_link_is_noticed_and_taken_up_again(proxied, mode):
 
 
 @pytest.mark.parametrize("mode", ["client", "peer"])
-def test_a_dead_connection_is_replaced(proxied, mode):
-    robot, proxy, connect = proxied
+def test_a_dead_connection_is_replaced(relayed, mode):
+    robot, relay, connect = relayed
     policy, heard = connect(mode), []
     policy.subscribe("/state", m.JOINT_STATE, lambda x, _: heard.append(x))
     tell = robot.publisher("/state", m.JOINT_STATE)
     arrived(lambda: tell(state()), heard)
-    proxy.mute()
+    relay.mute()
     until(lambda: not policy.connected)
     heard.clear()
     until(lambda: policy.connected)
@@ -267,26 +221,26 @@ def test_all_moves_to_a_session_that_is_opened_anew(pair):
     assert not states
 
 
-def test_a_call_that_waits_when_the_link_falls_silent(proxied):
-    robot, proxy, connect = proxied
+def test_a_call_that_waits_when_the_link_falls_silent(relayed):
+    robot, relay, connect = relayed
     policy, free = connect("client"), threading.Event()
     robot.serve("/slow", m.TRIGGER, lambda _: free.wait(20.0) and m.trigger(True))
-    threading.Timer(0.3, proxy.flows.clear).start()
+    threading.Timer(0.3, relay.flows.clear).start()
     with pytest.raises(LinkLost):
         policy.call("/slow", m.TRIGGER, {}, 30.0)
     free.set()
 
 
 @pytest.mark.parametrize("mode", ["client", "peer"])
-def test_a_cut_link_is_taken_up_again(proxied, mode):
-    robot, proxy, connect = proxied
+def test_a_cut_link_is_taken_up_again(relayed, mode):
+    robot, relay, connect = relayed
     policy, heard = connect(mode), []
     policy.subscribe("/state", m.JOINT_STATE, lambda x, _: heard.append(x))
     tell = robot.publisher("/state", m.JOINT_STATE)
     arrived(lambda: tell(state()), heard)
     for _ in range(3):
         before = policy._link.renewed
-        proxy.cut()
+        relay.cut()
         until(lambda before=before: policy._link.renewed > before and policy.connected)
         heard.clear()
         arrived(lambda: tell(state()), heard)
