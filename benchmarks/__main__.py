@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.driver import ROOT, Options, Result, run_group
+from benchmarks.driver import ROOT, Options, Result, peers, run_group
 from benchmarks.page import markdown, table
 from benchmarks.rows import ROWS
 
@@ -45,15 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no row named {', '.join(prefixes)}; there are: {', '.join(r.name for r in ROWS)}")
         return 1
     console = Console(width=None if sys.stdout.isatty() else 200)
-    peers = Path(os.environ["EMBODIED_PEERS"]) if os.environ.get("EMBODIED_PEERS") else None
+    found = peers()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="embodied-bench-jax-") as scratch:
         options = Options(
             rounds=chosen.rounds,
             secs=chosen.secs,
             core=chosen.core,
-            peers=None if peers is None else peers.resolve(),
-            cache=Path(scratch) if peers is None else peers.resolve() / "jaxcache",
+            peers=found,
+            cache=Path(scratch if found is None else found / "jaxcache"),
             verbose=chosen.verbose,
         )
         for name, group in groupby(rows, key=lambda row: row.group):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.rows import WORKERS, Row
+from benchmarks.serve import resident
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +38,12 @@ class Options:
     peers: Path | None = None
     cache: Path | None = None
     verbose: bool = False
+
+
+def peers() -> Path | None:
+    """The folder that peers.sh made, as EMBODIED_PEERS names it."""
+    named = os.environ.get("EMBODIED_PEERS")
+    return Path(named).resolve() if named else None
 
 
 @dataclass
@@ -108,6 +115,7 @@ class Process:
         self.ready: list[str] = hello["ready"]
         self.versions: dict[str, str] = hello["versions"]
         self.failed: dict[str, str] = hello["failed"]
+        self.imported: float = hello.get("imported", math.nan)
         if not line:
             self.failed = dict.fromkeys(variants, "the worker did not start (see --verbose)")
 
@@ -124,6 +132,10 @@ class Process:
             raise RuntimeError(f"{self.label}: the worker died measuring {variant}")
         answer = json.loads(line)
         return answer["units"] / answer["cpu"]
+
+    def peak(self) -> float:
+        """MB that it held at most until now."""
+        return resident(self._process.pid, "VmHWM")
 
     def close(self) -> None:
         """Let it end."""

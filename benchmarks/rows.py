@@ -423,4 +423,17 @@ ROWS = (
         for shape in ("gpt2", "llama")
         for kind, title, unit, peer, goal, note in TEXT
     ),
+    *(
+        Row(
+            f"text-bound-{shape}",
+            f"the whole GRPO step against the matrix products alone, {shape} shape",
+            "answers",
+            f"text:grpo-{shape}",
+            (f"gemm:grpo-{shape}",),
+            0.3,
+            "The products of the linear layers alone, each prompt read once: the share of the "
+            "bound that is reached.",
+        )
+        for shape in ("gpt2", "llama")
+    ),
 )

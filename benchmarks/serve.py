@@ -1,8 +1,8 @@
 """The worker's side: build the variants asked for, warm up, then work only when told to.
 
 Protocol, one JSON object per line: the worker says {"ready": [...], "failed": {name: why},
-"versions": {...}}, then answers {"name": ..., "secs": ...} with {"units": ..., "cpu": ...}.
-Runs in any Python 3.10+ with the standard library alone.
+"versions": {...}, "imported": MB}, then answers {"name": ..., "secs": ...} with {"units": ...,
+"cpu": ...}. Runs in any Python 3.10+ with the standard library alone.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def serve(builders: Mapping[str, Build], packages: Sequence[str] = (), warm_up: 
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
+    imported = resident("self", "VmRSS")
     ready: dict[str, tuple[Step, float]] = {}
     failed: dict[str, str] = {}
     for name in sys.argv[1:]:
@@ -42,7 +43,8 @@ def serve(builders: Mapping[str, Build], packages: Sequence[str] = (), warm_up: 
             traceback.print_exc()
             failed[name] = f"{type(error).__name__}: {error}"[:300]
             ready.pop(name, None)
-    _say(answers, {"ready": list(ready), "failed": failed, "versions": _versions(packages)})
+    hello = {"ready": list(ready), "failed": failed, "versions": _versions(packages)}
+    _say(answers, hello | {"imported": imported})
     for line in sys.stdin:
         request = json.loads(line)
         _say(answers, measure(*ready[request["name"]], request["secs"]))
@@ -56,6 +58,12 @@ def measure(step: Step, units: float, secs: float) -> dict[str, float]:
         done += units
         cpu = time.process_time() - begin
     return {"units": done, "cpu": cpu}
+
+
+def resident(process: int | str, what: str) -> float:
+    """MB that a process holds now ("VmRSS") or held at most ("VmHWM"), as Linux tells it."""
+    with open(f"/proc/{process}/status", encoding="utf-8") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
 
 
 def _warm_up(step: Step, calls: int) -> None:

@@ -16,6 +16,7 @@ Times are taken in the robot's process, from the arrival of the last command tha
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -37,6 +38,7 @@ KINDS = ("frozen", "cut", "half-open", "stalled", "burst")
 LONG, SHORT = 5.0, 1.2  # s of silence, in every fifth trial and in the others
 STALE = 0.150  # s
 STANDING = 0.02  # rad/s
+SILENCE = 0.1  # s between two joint states
 LIMITS = {"hold": 0.150, "stop": 0.600, "reconnect": 2.0, "overshoot": 0.02, "drift": 0.005}
 TRIES = 5
 
@@ -232,13 +234,14 @@ def judge(
         for a, b, joint in zip(path[0], held[-1], zip(*path, strict=True), strict=True)
         for q in joint
     )
-    gaps = [(b - a, b) for a, b in itertools.pairwise(arrivals) if b > began]
+    later = [(a, b) for a, b in itertools.pairwise(arrivals) if b > max(began, restored)]
+    silences = [b for a, b in later if b - a > SILENCE] or [b for _, b in later[:1]]
     times = [t for t, _, _ in reads if began <= t <= rest]
     sent = [stamp for _, stamp in good]
     return Trial(
         hold=braked - last,
         stop=rest - last,
-        reconnect=max(0.0, max(gaps)[1] - restored),
+        reconnect=max(silences, default=math.inf) - restored,
         overshoot=max(0.0, beyond),
         travel=max(abs(a - b) for a, b in zip(path[0], held[-1], strict=True)),
         drift=max(abs(a - b) for q in held for a, b in zip(q, held[-1], strict=True)),
@@ -312,8 +315,9 @@ INTRODUCTION = """# When the policy or the link falls silent
 {doc}
 - **hold**: until the arm brakes; at most 150 ms. **stop**: until it is disarmed and stands (below
   0.02 rad/s); at most 600 ms. Both from the arrival of the last command that was accepted.
-- **reconnect**: until the policy has joint states again, from when the link could stand again (the
-  thawing, the cut, the muting, the end of the silence); at most 2 s.
+- **reconnect**: until the policy has joint states again, with none of them missing for more than
+  0.1 s afterwards, from when the link could stand again (the thawing, the cut, the muting, the end
+  of the silence); at most 2 s.
 - **loop late**: the longest delay of the robot's own loop between fault and stop; what it adds to
   the others is the scheduler's. The robot's process asks for real-time priority, as on a robot.
 - **overshoot**: how far a joint went beyond where it came to rest; below 0.02 rad. **drift**: how

@@ -13,6 +13,7 @@ import torch
 SYMBOLS = "0123456789+-*/=() .,?:abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"[:60]
 PROMPTS, GROUP, LONGEST, PAIRS = 64, 8, 32, 64
 LAYERS, WIDTH, HEADS, VOCABULARY, PROMPT = 4, 128, 4, 64, 8
+FEED_FORWARD = 344  # of llama's shape
 
 
 def model(shape: str) -> torch.nn.Module:
@@ -37,7 +38,7 @@ def model(shape: str) -> torch.nn.Module:
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
-        intermediate_size=344,
+        intermediate_size=FEED_FORWARD,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,

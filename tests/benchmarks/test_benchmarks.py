@@ -55,6 +55,12 @@ def test_rows_name_variants_that_exist():
 def test_the_bound_counts_the_lean_step():
     flops = sum(2 * m * k * n for m, k, n in gemm.wsrl_products())
     assert flops == pytest.approx(7.15e9, rel=0.01)
+    layers, head = 4 * 12 * 128**2, 128 * 64
+    read, fed = 64 * 8, 512 * 31
+    sampling = 2 * (layers * (read + fed) + head * (64 + fed))
+    learning = 6 * (layers * (read + fed) + head * 512 * 32)
+    flops = sum(2 * m * k * n for m, k, n in gemm.grpo_products("gpt2"))
+    assert flops == sampling + learning
 
 
 def test_quick_is_short_and_unknown_rows_are_refused(capsys):
