@@ -329,7 +329,7 @@ Times are median / largest of all trials. A trial is within limits if all of tha
 arm moves again after it is armed. The silence is 5 s in every fifth trial, else 1.2 s. Trials in
 which the policy itself was too slow before the fault, or the link was back before the watchdog had
 to act, were made again (their number in brackets).
-Load is the machine's load average on {cores} cores; the trials of both wires ran at the same time.
+Load is the machine's load average on {cores} cores; one wire and one fault at a time.
 
 """
 REPRODUCE = """
@@ -361,7 +361,12 @@ def page(results: list[dict]) -> str:
     results = sorted(results, key=lambda result: order[result["wire"], result["kind"]])
     text = INTRODUCTION.format(doc=doc, cores=os.cpu_count())
     text += f"| {HEADINGS} |\n" + "|" + " --- |" * len(HEADINGS.split("|")) + "\n"
-    return text + "\n".join(row(result) for result in results) + "\n" + REPRODUCE
+    text += "\n".join(row(result) for result in results) + "\n\n## Trials out of limits\n\n"
+    for result in results:
+        for number, values in enumerate(result["trials"]):
+            if not (trial := Trial(**values)).passed:
+                text += f"- {result['wire']}, {result['kind']}, number {number}: {trial}\n"
+    return text + REPRODUCE
 
 
 if __name__ == "__main__":
