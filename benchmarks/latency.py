@@ -1,8 +1,9 @@
 """How long things take on the robot's side: `python -m benchmarks.latency`.
 
-Latencies are wall times between two processes on loopback, at 200 messages per second; the bare
-library carries the same message in the same rounds. Rounds alternate between the two. All processes
-ask for real-time priority, as the control process does.
+Latencies are wall times between two processes on loopback, at 200 messages per second, from the
+call that publishes a finished message to the call of the receiver; the bare library carries the
+same message in the same rounds. Rounds alternate between the two. All processes ask for real-time
+priority, as the control process does.
 """
 
 import argparse
@@ -39,10 +40,12 @@ WIRES = {
 
 
 def joint_state() -> messages.Message:
-    """A JointState of seven joints that tells when it was sent."""
+    """A JointState of seven joints that tells when it was sent: now."""
     names = [f"panda_joint{i}" for i in range(1, 8)]
     values = np.linspace(-1.0, 1.0, 7)
-    return messages.joint_state(names, values, values, values, stamp=time.monotonic())
+    message = messages.joint_state(names, values, values, values, stamp=0.0)
+    message["header"]["stamp"] = messages.time_message(time.monotonic())
+    return message
 
 
 def sent(message: messages.Message) -> float:
