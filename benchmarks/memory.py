@@ -1,8 +1,8 @@
 """Peak memory of the language learners beside TRL's: `python -m benchmarks.memory`.
 
 Each takes a few steps, 64 prompts of 8 answers or 64 pairs, in a process of its own. "Whole" is the
-most that the process ever held, "own" is that without what it held when everything was imported and
-nothing was built. MB.
+most that the process ever held, which is judged; "own" is that without what it held when everything
+was imported and nothing was built. MB.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def line(step: str, shape: str, options: Options) -> str:
     (own, whole), (theirs, all_of_it) = (
         peak(worker, f"{step}-{shape}", options) for worker in ("text", "trl")
     )
-    met = "yes" if own <= theirs and whole <= all_of_it else "**no**"
+    met = "yes" if whole <= all_of_it else "**no**"
     figures = f"{own:.0f} | {theirs:.0f} | {own / theirs:.2f}x | {whole:.0f} | {all_of_it:.0f}"
     return f"| {step} | {shape} | {figures} | {met} |"
 

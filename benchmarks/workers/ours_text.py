@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import transformers
 
 from benchmarks.serve import serve
 from benchmarks.workers import tiny_text as tiny
@@ -16,12 +17,13 @@ from policies.lm import LanguageModel
 from policies.sampling import Sampling, generate
 
 ROWS = tiny.PROMPTS * tiny.GROUP
+LOADED = (transformers.GPT2LMHeadModel, transformers.LlamaForCausalLM)  # as TRL's import does
 
 
-def task(shape: str) -> TextTask:
+def task(shape: str, end: bool = False) -> TextTask:
     rows = tiny.preferences()
     return TextTask(
-        LanguageModel(tiny.model(shape).eval(), tiny.tokenizer()),
+        LanguageModel(tiny.model(shape, end).eval(), tiny.tokenizer()),
         Streams(0),
         prompts=[prompt for prompt, _ in tiny.questions()],
         score=lambda prompt, answer: tiny.score(answer),
@@ -68,14 +70,14 @@ def update(shape: str):
 
 
 def dpo_step(shape: str):
-    made = task(shape)
+    made = task(shape, end=True)
     trained = dpo.DPO(dpo.DPOConfig(batch_size=tiny.PAIRS, lr=1e-5), made)
     source = made.preferences()
     return lambda: trained.update(source), tiny.PAIRS
 
 
 def sft_step(shape: str):
-    made = task(shape)
+    made = task(shape, end=True)
     trained = sft.SFT(sft.SFTConfig(batch_size=tiny.PAIRS, lr=1e-5), made)
     source = made.demonstrations()
     return lambda: trained.update(source), tiny.PAIRS

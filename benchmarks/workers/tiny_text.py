@@ -1,7 +1,8 @@
 """The language model and the tasks that both sides of the text rows are handed.
 
 Four layers, width 128, four heads, 64 symbols; prompts of 8 symbols, answers of 32. The end symbol
-is not among those the model can say, so that every answer has exactly 32.
+is not among those the model can say, so that every answer has exactly 32; only a model that learns
+from given answers knows it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ LAYERS, WIDTH, HEADS, VOCABULARY, PROMPT = 4, 128, 4, 64, 8
 FEED_FORWARD = 344  # of llama's shape
 
 
-def model(shape: str) -> torch.nn.Module:
-    """A network of transformers with the weights of seed 0: gpt2 or llama."""
+def model(shape: str, end: bool = False) -> torch.nn.Module:
+    """A network of transformers with the weights of seed 0: gpt2 or llama; `end`: it can end."""
     import transformers
 
     torch.manual_seed(0)
     special = {"bos_token_id": 1, "eos_token_id": VOCABULARY, "pad_token_id": 0}
     if shape == "gpt2":
         config = transformers.GPT2Config(
-            vocab_size=VOCABULARY,
+            vocab_size=VOCABULARY + end,
             n_positions=128,
             n_embd=WIDTH,
             n_layer=LAYERS,
@@ -36,7 +37,7 @@ def model(shape: str) -> torch.nn.Module:
         )
         return transformers.GPT2LMHeadModel(config)
     config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY + end,
         hidden_size=WIDTH,
         intermediate_size=FEED_FORWARD,
         num_hidden_layers=LAYERS,

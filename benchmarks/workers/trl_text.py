@@ -80,7 +80,7 @@ def grpo(shape: str):
 
 
 def dpo(shape: str):
-    model = tiny.model(shape)
+    model = tiny.model(shape, end=True)
     step = gated(
         trl.DPOTrainer,
         Gate(),
@@ -97,7 +97,7 @@ def sft(shape: str):
     step = gated(
         trl.SFTTrainer,
         Gate(),
-        model=tiny.model(shape),
+        model=tiny.model(shape, end=True),
         args=trl.SFTConfig(packing=False, max_length=64, **options(tiny.PAIRS)),
         train_dataset=Dataset.from_list(rows),
     )

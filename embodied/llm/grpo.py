@@ -60,7 +60,8 @@ class GRPOConfig:
         group: answers per prompt, G.
         temperature: of the answers.
         epochs: updates on each batch of answers.
-        micro_batch: answers per backward pass; 0 for all at once. It changes memory, not results.
+        micro_batch: answers per backward pass, in whole groups; 0 for all at once. It changes memory,
+            not results.
         lr: Adam learning rate.
         clip_norm: of the gradient.
         clip_low: e_low.
@@ -82,7 +83,7 @@ class GRPOConfig:
     group: int = 8
     temperature: float = 1.0
     epochs: int = 1
-    micro_batch: int = 0
+    micro_batch: int = 128
     lr: float = 1e-6
     clip_norm: float = 1.0
     clip_low: float = 0.2
@@ -192,19 +193,19 @@ class GRPO(LanguageLearner):
 
     def _step(self, batch: Batch, advantage: Tensor, first: bool) -> Metrics:
         """One optimizer step, its gradient gathered over micro-batches."""
-        rows = len(advantage)
-        size = self.config.micro_batch or rows
+        c, rows = self.config, len(advantage)
+        size = max(c.micro_batch // c.group, 1) * c.group if c.micro_batch else rows
         tokens = self.tokens(batch["mask"])
         self.optimizer.zero_grad()
         total, metrics = torch.zeros((), device=tokens.device), {}
         for start in range(0, rows, size):
             part = {name: column[start : start + size] for name, column in batch.items()}
-            penalised = self.reference and not self.config.kl_in_reward
+            penalised = self.reference and not c.kl_in_reward
             ref = self.log_probs(part, self.reference) if penalised else None
-            loss, metrics = grpo_loss(
-                self.config,
+            loss, found = grpo_loss(
+                c,
                 self.log_probs(part),
-                None if first and self.config.epochs == 1 else part["old_log_prob"],
+                None if first and c.epochs == 1 else part["old_log_prob"],
                 ref,
                 advantage[start : start + size],
                 part["mask"],
@@ -216,6 +217,9 @@ class GRPO(LanguageLearner):
             check_loss("model", ranks.mean(loss))
             loss.backward()
             total += loss.detach()
+            share = part["mask"].sum() / batch["mask"].sum()
+            for name, value in found.items():
+                metrics[name] = metrics.get(name, 0.0) + share * value
         norm = self.optimizer.step()
         self.updates += 1
         return {"loss": total, "grad_norm": norm, **metrics}

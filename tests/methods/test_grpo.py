@@ -50,16 +50,19 @@ def test_the_loss_by_hand():
 
 @pytest.mark.parametrize("aggregation", ["dapo", "grpo", "dr_grpo", "seq_sum"])
 def test_micro_batches_change_nothing(aggregation):
-    gradients = []
-    for size in (0, 2):
+    gradients, told = [], []
+    for size in (0, 4):
         config = dataclasses.replace(
             SMALL, aggregation=aggregation, micro_batch=size, epochs=2, beta=0.1
         )
         learner = GRPO(config, tiny_language.task())
-        learner.update(Same())
+        told.append(learner.update(Same()))
         gradients.append([p.grad for p in learner.optimizer.parameters])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
+    assert told[0].keys() == told[1].keys()
+    for name, value in told[0].items():
+        assert float(told[1][name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
 
 
 def test_equal_rewards_teach_nothing():
