@@ -23,6 +23,7 @@ from embodied.core.stats import pass_at_k
 from embodied.core.types import UserError
 from embodied.data.games import GAMES
 from embodied.data.io import sha256_file
+from embodied.data.text import Prompt, read
 from embodied.evaluation import SuiteEvaluation, ledger_path, summary, write_ledger
 from embodied.jobs import in_order
 from embodied.progress import bar
@@ -164,6 +165,9 @@ class Examiner:
                 raise UserError("suite=gsm8k_jsonl needs data=FILE with question and answer")
             reward = train.reward if isinstance(train.reward, Maths) else Maths()
             return {GSM8K: self._file(self.data, reward, train)}
+        rows = train.task == "rows" and not judged
+        if rows and self.suite is None:
+            return self._rows(self.data or train.evaluation.data or train.data, train)
         if self.suite == TINY or (self.suite is None and not judged):
             if self.data:
                 raise UserError(f"data={self.data} goes with suite=gsm8k_jsonl, or a judged run")
@@ -184,6 +188,27 @@ class Examiner:
         vote = _final if isinstance(reward, Maths) else str
         longest = train.longest or LONGEST
         return Paper(prompts, scored(reward, self._policy.model), vote, longest, about)
+
+    def _rows(self, path: str, train: Any) -> dict[str, Paper]:
+        """The prompts of examples, where an answer is right if it is the given one."""
+        from embodied.given import LONGEST
+
+        end = self._policy.model.tokenizer.eos_token
+        examples = read(path, self._policy.model.tokenizer).examples
+        if not examples:
+            raise UserError(
+                f"{path} has no examples with responses to compare answers with; give data=FILE "
+                "with some, or suite=gsm8k_jsonl with questions and answers"
+            )
+        prompts = [Prompt(row.prompt, {"response": row.response}) for row in examples]
+
+        def score(prompt: Prompt, answer: str) -> float:
+            return float(answer.removesuffix(end) == prompt.facts["response"].removesuffix(end))
+
+        paper = Paper(
+            prompts, score, str, train.longest or LONGEST, {"data": sha256_file(path)[:16]}
+        )
+        return {f"text/{Path(path).stem}": paper}
 
     def _tiny(self, train: Any) -> dict[str, Paper]:
         """The run's own problems, or with `suite=tiny` those of every length."""

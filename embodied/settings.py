@@ -155,7 +155,9 @@ class TrainSettings:
         env: environment id, such as metaworld/door-open-v3.
         env_args: arguments of the environment: obs, reward, horizon, terminate_on_success, ...
         data_env_args: what differs from env_args where scripted data is collected.
-        task: of a language method, such as chain, or a game, such as tictactoe.
+        task: of a language method, such as chain, or a game, such as tictactoe. `rows` only
+            learns from the rows of `data`; it is what null means for data and a model of yours
+            without a reward, otherwise null means chain.
         task_args: its options: length, reward (final, all_steps) and turns (asked to look again
             when evaluated), and those of the task.
         model: of a language method: a folder or hub id, or `tiny` for the task's own base model.
@@ -185,7 +187,7 @@ class TrainSettings:
     env: str = "metaworld/door-open-v3"
     env_args: dict[str, Any] = field(default_factory=dict)
     data_env_args: dict[str, Any] = field(default_factory=dict)
-    task: str = "chain"
+    task: str | None = None
     task_args: dict[str, Any] = field(default_factory=dict)
     model: str = "tiny"
     engine: str = "built-in"
@@ -306,6 +308,10 @@ def compose(overrides: Sequence[str] = ()) -> Settings:
     if registry.get(method_id).kind == "robot" and not isinstance(built.reward, RewardSettings):
         name = type(built.reward).__name__.lower()
         raise UserError(f"reward={name} judges answers; {method_id} learns from an environment")
+    if built.task is None:
+        judged = not isinstance(built.reward, RewardSettings)
+        own = built.data and built.model != "tiny" and not judged
+        built.task = full.task = "rows" if own else "chain"
     plain = {"method_id": method_id, **OmegaConf.to_container(full, resolve=True)}
     return Settings(method_id, built.method, built, tuple(overrides), plain)
 
@@ -403,6 +409,8 @@ def default_directory(settings: Settings) -> Path:
     if registry.get(settings.method_id).kind == "text":
         judged = not isinstance(train.reward, RewardSettings)
         what = type(train.reward).__name__.lower() if judged else train.task
+        if train.task == "rows" and not judged:
+            what = Path(train.data).stem
     return Path("runs") / f"{settings.method_id}-{what.replace('/', '-')}-{train.seed}"
 
 

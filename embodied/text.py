@@ -93,6 +93,10 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
         from embodied import judged
 
         return judged.build(settings, device)
+    if train.task == "rows":
+        from embodied import given
+
+        return given.build(settings, device)
     if train.task in GAMES:
         from embodied import arena
 
@@ -150,7 +154,9 @@ def build(settings: Settings, device: str) -> tuple[TextTask, Evaluator, dict[st
     return made, RevisionEvaluator(task, questions, reward, turns, sampling, seed), about
 
 
-def load_model(train: TrainSettings, task: tiny.Task | Game, device: str) -> lm.LanguageModel:
+def load_model(
+    train: TrainSettings, task: tiny.Task | Game | None, device: str
+) -> lm.LanguageModel:
     """The model a run begins with."""
     model = lm.load(base_model(task) if train.model == TINY else train.model, device)
     if train.lora.rank:
@@ -184,7 +190,7 @@ def load_engine(settings: Settings, model: lm.LanguageModel) -> Engine | None:
 def tiny_task(train: TrainSettings) -> tuple[tiny.Task, int | None, str]:
     """The task, the length of its problems, and which verdict is the reward."""
     if train.task not in tiny.TASKS:
-        known = (*tiny.TASKS, *GAMES)
+        known = (*tiny.TASKS, *GAMES, "rows")
         raise UserError(f"unknown task {train.task!r}; {nearest(train.task, known)}")
     options = dict(train.task_args)
     length, reward = options.pop("length", None), options.pop("reward", "all_steps")

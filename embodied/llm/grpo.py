@@ -60,8 +60,8 @@ class GRPOConfig:
         group: answers per prompt, G.
         temperature: of the answers.
         epochs: updates on each batch of answers.
-        micro_batch: answers per backward pass, in whole groups; 0 for all at once. It changes memory,
-            not results.
+        micro_batch: answers per backward pass, in whole groups; 0 for all at once. It changes
+            memory, not results.
         lr: Adam learning rate.
         clip_norm: of the gradient.
         clip_low: e_low.

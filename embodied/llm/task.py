@@ -119,7 +119,7 @@ class ExampleSource(Passes):
             prompt [n, P], prompt_mask, completion [n, T], mask, and weight [n].
         """
         chosen = self.draw(n)
-        batch = _rows(self._model, [e.prompt for e in chosen], [e.response for e in chosen])
+        batch = rows(self._model, [e.prompt for e in chosen], [e.response for e in chosen])
         weight = torch.tensor([e.weight for e in chosen], device=self._model.device)
         return {**batch, "weight": weight}
 
@@ -141,10 +141,11 @@ class PairSource(Passes):
         """
         chosen = self.draw(n)
         responses = [pair.chosen for pair in chosen] + [pair.rejected for pair in chosen]
-        return _rows(self._model, 2 * [pair.prompt for pair in chosen], responses)
+        return rows(self._model, 2 * [pair.prompt for pair in chosen], responses)
 
 
-def _rows(model: LanguageModel, prompts: Sequence[str], responses: Sequence[str]) -> Batch:
+def rows(model: LanguageModel, prompts: Sequence[str], responses: Sequence[str]) -> Batch:
+    """Prompts and their responses: prompt [B, P], prompt_mask, completion [B, T], mask."""
     prompt, prompt_mask = padded_ids(model, prompts, left=True)
     completion, mask = padded_ids(model, responses)
     return {
@@ -224,7 +225,10 @@ class TextTask:
             UserError: the task has none, or nothing that rewards an answer.
         """
         if self.prompts is None or self.score is None:
-            raise UserError("this method generates answers; give a task with prompts and a reward")
+            raise UserError(
+                "this method generates answers; give a task (task=...), or prompts and a reward "
+                "(data=..., reward=...)"
+            )
         return Passes(self.prompts, self.streams.numpy("prompts"))
 
     def openings(self) -> Passes:

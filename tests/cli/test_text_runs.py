@@ -5,13 +5,20 @@ import json
 import pytest
 
 import rewards
-from embodied import assemble, text
+from embodied import assemble, exam, text
 from embodied.core.log import read_log
 from embodied.core.types import UserError
+from embodied.settings import compose, default_directory
 from tests import tiny_language
 
 pytest.importorskip("transformers")
-FEW = ["task_args.length=2", "task_args.reward=final", "evaluation.episodes=8", "report=false"]
+FEW = [
+    "task=chain",
+    "task_args.length=2",
+    "task_args.reward=final",
+    "evaluation.episodes=8",
+    "report=false",
+]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +139,32 @@ def test_prompts_that_the_reward_does_not_know(model, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "What is 1+1?"}\n')
     with pytest.raises(UserError, match="'What is 1\\+1\\?' is no problem of task=chain"):
         train(tmp_path / "run", model, *GRPO, f"data={tmp_path / 'rows.jsonl'}")
+    with pytest.raises(UserError, match="has prompts alone"):
+        train(tmp_path / "run", model, *GRPO, "task=null", f"data={tmp_path / 'rows.jsonl'}")
+    with pytest.raises(UserError, match="and model=PATH"):
+        train(tmp_path / "run", "tiny", "method=sft", "task=rows")
+
+
+def test_rows_that_nothing_judges_are_held_against_what_the_model_finds_likely(model, tmp_path):
+    prompts = ["^c12______:", "^c31______:"]
+    write_rows(tmp_path / "mine.jsonl", *({"prompt": p, "completion": "13"} for p in prompts))
+    settings = compose(["method=sft", f"model={model}", f"data={tmp_path / 'mine.jsonl'}"])
+    assert default_directory(settings).name == "sft-mine-0"
+    fit = ["task=null", "method=sft", "method.updates=150", "method.lr=1e-2", "method.batch_size=2"]
+    run = train(tmp_path / "run", model, *fit, f"data={tmp_path / 'mine.jsonl'}")
+    found = run.trainer.evaluation
+    assert found.success == 1 and -0.1 < found.metrics["log_prob"] < 0
+    examined, _ = exam.evaluate(tmp_path / "run", 2, temperature=0.0)
+    assert examined.success == 1 and list(examined.tasks) == ["text/mine"]
+
+    others = [{"prompt": p, "chosen": "02", "rejected": "13"} for p in prompts]
+    write_rows(tmp_path / "others.jsonl", *others)
+    run.trainer.recipe.phases[0].learner.model.save(tmp_path / "taught")
+    pairs = ["task=null", "method=dpo", "method.updates=1", "method.lr=1e-9"]
+    run = train(
+        tmp_path / "pairs", tmp_path / "taught", *pairs, f"data={tmp_path / 'others.jsonl'}"
+    )
+    assert run.trainer.evaluation.success == 0  # the model was taught the rejected ones
 
 
 def test_a_robot_does_not_talk(tmp_path):
