@@ -131,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     chat = add("chat", _chat, "Talk to the language model of a run; Ctrl-D ends.")
     chat.add_argument("directory", metavar="RUN")
+    export = add("export", _export, "Write the language model of a run as transformers reads it.")
+    export.add_argument("directory", metavar="RUN")
+    export.add_argument("out", metavar="FOLDER", help="a new one; model=FOLDER trains from it")
     serve = add("serve", _serve, "Serve a run's policy to other processes and machines.", SERVE)
     serve.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     methods = add("methods", _methods, "List the methods.")
@@ -247,6 +250,13 @@ def _chat(arguments: argparse.Namespace) -> int:
     from embodied import text
 
     text.chat(arguments.directory, lambda: input("> "), print)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from embodied.export import export
+
+    _say(f"wrote {export(arguments.directory, arguments.out)}")
     return 0
 
 

@@ -73,6 +73,10 @@ class Adapted(nn.Module):
         made.load_state_dict(self.state_dict())
         return made.eval()
 
+    def merged(self) -> Any:
+        """The network with this adapter worked into its weights; the host is of no use then."""
+        return self.host.merge_and_unload(adapter_names=[self.name])
+
     def save_pretrained(self, folder: Any) -> None:
         """Write the adapter as peft reads it."""
         self.host.save_pretrained(folder, selected_adapters=[self.name])

@@ -6,8 +6,10 @@ import pytest
 
 import rewards
 from embodied import assemble, exam, text
+from embodied.cli import main
 from embodied.core.log import read_log
 from embodied.core.types import UserError
+from embodied.export import export
 from embodied.settings import compose, default_directory
 from tests import tiny_language
 
@@ -159,7 +161,9 @@ def test_rows_that_nothing_judges_are_held_against_what_the_model_finds_likely(m
 
     others = [{"prompt": p, "chosen": "02", "rejected": "13"} for p in prompts]
     write_rows(tmp_path / "others.jsonl", *others)
-    run.trainer.recipe.phases[0].learner.model.save(tmp_path / "taught")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "taught")]) == 0
+    with pytest.raises(UserError, match="exists already"):
+        export(tmp_path / "run", tmp_path / "taught")
     pairs = ["task=null", "method=dpo", "method.updates=1", "method.lr=1e-9"]
     run = train(
         tmp_path / "pairs", tmp_path / "taught", *pairs, f"data={tmp_path / 'others.jsonl'}"

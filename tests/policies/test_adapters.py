@@ -8,6 +8,7 @@ pytest.importorskip("peft")
 from embodied.core.types import UserError
 from embodied.llm.dpo import DPO, DPOConfig
 from policies.adapters import adapt
+from policies.lm import load
 from tests import tiny_language
 
 
@@ -97,3 +98,18 @@ def test_the_adapter_is_written_as_peft_reads_it(tmp_path):
     ids = torch.cat([batch["prompt"], batch["completion"]], 1)
     with torch.no_grad():
         torch.testing.assert_close(read(input_ids=ids).logits, model.network(input_ids=ids).logits)
+
+
+def test_merged_weights_answer_alike(tmp_path):
+    model = adapted()
+    for parameter in model.network.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(2, 12)[None]
+    with torch.no_grad():
+        expected = model.network(input_ids=ids).logits
+    model.network = model.network.merged()
+    model.save(tmp_path / "merged")
+    with torch.no_grad():
+        found = load(tmp_path / "merged").network(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
