@@ -84,7 +84,9 @@ def markdown(results: Sequence[Result], options: Options, command: str) -> str:
             versions.setdefault(label, {}).update(found)
     for label, found in versions.items():
         lines.append(f"- {label}: " + ", ".join(f"{name} {v}" for name, v in found.items()))
-    lines += ["- CORL commit eeeeef2, official WSRL commit 891ee35", ""]
+    if "CORL" in versions:
+        lines.append("- CORL commit eeeeef2, official WSRL commit 891ee35")
+    lines.append("")
     return "\n".join([*lines, PRECISION, REPRODUCE.format(command=command)])
 
 
