@@ -21,11 +21,12 @@ from hardware.types import Act, Cause, Command, RobotState
 
 def finite(command: Command, state: RobotState) -> bool:
     """Whether every number is finite; comparisons with NaN are false, so clamps miss it."""
-    total = command.position.sum() + state.position.sum() + state.velocity.sum()
-    total += state.effort.sum() + (0.0 if command.gripper is None else command.gripper)
-    total += 0.0 if state.wrench is None else state.wrench.sum()
-    total += command.stamp + state.stamp + state.gripper
-    return bool(np.isfinite(total)) or _finite_each(command, state)
+    total = command.stamp + state.stamp + state.gripper
+    total += 0.0 if command.gripper is None else command.gripper
+    total += 0.0 if state.wrench is None else sum(state.wrench.tolist())
+    for values in (command.position, state.position, state.velocity, state.effort):
+        total += sum(values.tolist())
+    return math.isfinite(total) or _finite_each(command, state)
 
 
 def _finite_each(command: Command, state: RobotState) -> bool:
@@ -121,6 +122,15 @@ def clearance(position: Point, approach: Point, workspace: Workspace) -> tuple[f
     return box, workspace.angle - math.acos(max(-1.0, min(cosine, 1.0)))
 
 
+def _excess(values: list[float], most: list[float]) -> float:
+    """The largest ratio of a size to what it may be; at least 1."""
+    found = 1.0
+    for value, limit in zip(values, most, strict=True):
+        if value > found * limit or -value > found * limit:
+            found = abs(value) / limit
+    return found
+
+
 @dataclass(frozen=True)
 class Motion:
     """What was sent last.
@@ -176,7 +186,7 @@ class Envelope:
         wanted = np.array(wanted, float)  # kept, whatever the caller does with it
         at, before = motion.position.tolist(), motion.velocity.tolist()
         velocity = [(w - q) / self.period for w, q in zip(wanted.tolist(), at, strict=True)]
-        bounds = [self._bounds(i, at[i], before[i]) for i in range(len(at))]
+        bounds = self._bounds(at, before)
         causes: tuple[Cause, ...] = ()
         found = wanted
         if not all(low <= v <= high for v, (low, high) in zip(velocity, bounds, strict=True)):
@@ -204,19 +214,30 @@ class Envelope:
         change = np.array(self._change)
         return -change, change
 
-    def _bounds(self, joint: int, at: float, before: float) -> tuple[float, float]:
-        """Velocities a joint may have in the next step, whatever the others do."""
-        change, period, fastest = self._change[joint], self.period, self._fastest[joint]
-        above, below = self._upper[joint] - at, at - self._lower[joint]
-        high, low = fastest, -fastest
-        if above < self._ample[joint]:
-            high = min(braking_velocity(max(above, 0.0), change, period), fastest)
-        if below < self._ample[joint]:
-            low = -min(braking_velocity(max(below, 0.0), change, period), fastest)
-        # outside the range (it was narrowed, or the arm moved by hand) only the way back is left
-        high = max(min(high, before + change), before - change)
-        low = min(max(low, before - change), before + change)
-        return low, high
+    def _bounds(self, at: list[float], before: list[float]) -> list[tuple[float, float]]:
+        """Velocities each joint may have in the next step, whatever the others do."""
+        found, period = [], self.period
+        for q, b, lower, upper, fastest, change, ample in zip(
+            *(at, before, self._lower, self._upper, self._fastest, self._change, self._ample),
+            strict=True,
+        ):
+            high, low = fastest, -fastest
+            if upper - q < ample:
+                high = min(braking_velocity(max(upper - q, 0.0), change, period), fastest)
+            if q - lower < ample:
+                low = -min(braking_velocity(max(q - lower, 0.0), change, period), fastest)
+            # outside the range (it was narrowed, or the arm moved by hand) only the way back
+            most, least = b + change, b - change
+            if high > most:
+                high = most
+            elif high < least:
+                high = least
+            if low < least:
+                low = least
+            elif low > most:
+                low = most
+            found.append((low, high))
+        return found
 
     def _limited(
         self,
@@ -231,9 +252,9 @@ class Envelope:
         """
         causes = []
         velocity, fastest, change = wish, self._fastest, self._change
-        if max(abs(v) / most for v, most in zip(wish, fastest, strict=True)) > 1.0:
+        if _excess(wish, fastest) > 1.0:
             causes.append(Cause.VELOCITY)
-        if max(abs(v - b) / c for v, b, c in zip(wish, before, change, strict=True)) > 1.0:
+        if _excess([v - b for v, b in zip(wish, before, strict=True)], change) > 1.0:
             causes.append(Cause.ACCELERATION)
         moving = [min(max(m, -most), most) for m, most in zip(moving, fastest, strict=True)]
         nearing = [v - m for v, m in zip(velocity, moving, strict=True)]
@@ -244,12 +265,13 @@ class Envelope:
                 excess = max(excess, abs(n) / max(most, c))
         if excess > 1.0:
             velocity = [m + n / excess for m, n in zip(moving, nearing, strict=True)]
-        excess = max(abs(v) / most for v, most in zip(velocity, fastest, strict=True))
+        excess = _excess(velocity, fastest)
         if excess > 1.0:
             velocity = [v / excess for v in velocity]
-        excess = max(abs(v - b) / c for v, b, c in zip(velocity, before, change, strict=True))
+        changes = [v - b for v, b in zip(velocity, before, strict=True)]
+        excess = _excess(changes, change)
         if excess > 1.0:
-            velocity = [b + (v - b) / excess for v, b in zip(velocity, before, strict=True)]
+            velocity = [b + d / excess for b, d in zip(before, changes, strict=True)]
         own = [min(max(v, low), high) for v, (low, high) in zip(velocity, bounds, strict=True)]
         # more than rounding: a joint must brake for the end of its range
         if not causes or any(abs(a - b) > 1e-9 for a, b in zip(own, velocity, strict=True)):
@@ -261,6 +283,10 @@ class Envelope:
 
         A tool that is outside (the box was narrowed) may move towards the inside.
         """
+
+        def roomy(box: float, cone: float) -> Motion:
+            return Motion(motion.position, motion.velocity, box, cone, motion.aim, motion.since)
+
         travel = turned = swept = wound = 0.0  # until rest, and of that after this step
         at, speeds = motion.position.tolist(), motion.velocity.tolist()
         for i, (q, b) in enumerate(zip(at, before.position.tolist(), strict=True)):
@@ -270,14 +296,14 @@ class Envelope:
             travel, turned = travel + self._reach[i] * moved, turned + moved
             swept, wound = swept + self._reach[i] * braking, wound + braking
         if before.box > travel and before.cone > turned:
-            return replace(motion, box=before.box - travel, cone=before.cone - turned)
+            return roomy(before.box - travel, before.cone - turned)
         box, cone = self._room(at)
         if box > swept and cone > wound:
-            return replace(motion, box=box, cone=cone)
+            return roomy(box, cone)
         path = [before.position.tolist(), *self._braking_path(motion).tolist()]
         first, last = min(self._room(path[0])), min(self._room(path[-1]))
         if (first < 0.0 and last > first) or self._stays(path[1:]):
-            return replace(motion, box=box, cone=cone)
+            return roomy(box, cone)
         return None
 
     def _room(self, joints: list[float]) -> tuple[float, float]:
