@@ -35,6 +35,7 @@ WIRES = {
     "zenoh": ("JointState over Zenoh", 0.5, 2.0),
     "bare-zenoh": ("the same bytes by eclipse-zenoh alone", None, None),
     "rosbridge": ("JointState over rosbridge (CBOR)", 1.0, None),
+    "roslibpy": ("the same as JSON, received by roslibpy", None, None),
     "bare-rosbridge": ("the same as JSON by websockets alone", None, None),
 }
 
@@ -115,6 +116,19 @@ def receive_rosbridge(port: int, hear: Callable[[float], None]) -> Callable[[], 
     wire = RosbridgeWire(f"ws://127.0.0.1:{port}", timeout=5.0)
     wire.subscribe(TOPIC, messages.JOINT_STATE, lambda message, _: hear(sent(message)))
     return wire.close
+
+
+send_roslibpy = send_rosbridge
+
+
+def receive_roslibpy(port: int, hear: Callable[[float], None]) -> Callable[[], None]:
+    import roslibpy
+
+    client = roslibpy.Ros("127.0.0.1", port)
+    client.run(timeout=10)
+    topic = roslibpy.Topic(client, TOPIC, "sensor_msgs/JointState")
+    topic.subscribe(lambda message: hear(sent(message)))
+    return client.terminate
 
 
 def send_bare_rosbridge(port: int) -> tuple[Callable[[], None], Callable[[], None]]:
