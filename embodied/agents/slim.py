@@ -27,8 +27,7 @@ Deviations. There is no official code and the full text was not at hand, so ever
 5. H is the entropy before the tanh; standard deviations do not depend on the state.
 6. Violations end no episode: the critic of reaching would learn to fear contact.
 7. A reward that a task has no columns for is left out; if none is left the task's own is learnt,
-   which makes plain PPO: the high level over frozen skills (`env_args.skills`), and the flat
-   baseline.
+   by plain PPO: the high level over frozen skills (`env_args.skills`) and the flat baseline.
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ class SLIMConfig:
             raise ValueError(f"skill_reward must be lsd or diayn, got {self.skill_reward!r}")
         if not len(self.safe) == len(self.safe_low) == len(self.safe_high):
             raise ValueError("safe, safe_low and safe_high must be equally long")
-        if not self.discount or not self.trace or not all(0 <= g < 1 for g in self.discount):
+        if not self.discount or not self.trace or max(self.discount) >= 1:
             raise ValueError(f"discount and trace need a number in [0, 1), got {self.discount}")
         if self.clip_each and (self.critics == "sum" or not self.standardise):
             raise ValueError("clip_each clips standardised advantages of several critics")
@@ -238,16 +237,11 @@ class SLIM:
         metrics = self._discover(batch) if "skill" in self.names else {}
         with torch.no_grad():
             metrics |= self._judge(batch)
-        keep = batch["real"].flatten().nonzero().squeeze(-1)
-        rows = {
-            "observation": batch["observation"].flatten(0, 1)[keep],
-            "action": batch["action"].flatten(0, 1)[keep],
-            "old": batch["old"].flatten()[keep],
-            "advantage": batch["advantage"].flatten(-2)[..., keep],
-            "target": batch["target"].flatten(1)[:, keep],
-        }
+        keep = batch["real"].bool()
+        rows = {name: batch[name][keep] for name in ("observation", "action", "old")}
+        rows |= {name: batch[name][..., keep] for name in ("advantage", "target")}
         for _ in range(c.epochs):
-            order = torch.randperm(len(keep), generator=self.generator, device=self.device)
+            order = torch.randperm(len(rows["old"]), generator=self.generator, device=self.device)
             for part in order.chunk(c.minibatches):
                 metrics |= self._step(rows, part)
         return metrics
@@ -283,10 +277,9 @@ class SLIM:
 
     def _discover(self, batch: dict[str, Tensor]) -> Metrics:
         """Some steps of phi on shuffled parts of the batch."""
-        keep = batch["real"].flatten().nonzero().squeeze(-1)
-        order = torch.randperm(len(keep), generator=self.generator, device=self.device)
-        names = ("observation", "next_observation")
-        before, after = (batch[name].flatten(0, 1)[keep] for name in names)
+        keep = batch["real"].bool()
+        before, after = (batch[name][keep] for name in ("observation", "next_observation"))
+        order = torch.randperm(len(before), generator=self.generator, device=self.device)
         for part in order.chunk(self.config.skill_steps):
             loss = -self._skill_reward(before[part], after[part]).mean()
             check_loss("phi", loss)

@@ -104,7 +104,9 @@ def units(seeds: int, jobs: int) -> list[Section]:
     )
     columns = ["arm", "units", *METRICS, "score by seed"]
     figure = _units_figure({names[arm]: values for arm, values in score.items()})
-    skills = _skills_figure({names[arm]: measured(found[UNITS[0]][0]) for arm, found in runs.items()})
+    skills = _skills_figure(
+        {names[arm]: measured(found[UNITS[0]][0]) for arm, found in runs.items()}
+    )
     return [
         Section("Other units", text, columns, rows, (figure, "units"), _units_gates(score)),
         Section(
@@ -239,9 +241,7 @@ def downstream(seeds: int, jobs: int) -> list[Section]:
     by_seed = [goal_jobs(s, files[s]) for s in range(seeds)]
     run_all([job for each in by_seed for job in each.values()], jobs, "downstream")
     bounds = load(first[0].directory).settings.method
-    found = {
-        arm: np.array([reached(each[arm], bounds) for each in by_seed]) for arm in by_seed[0]
-    }
+    found = {arm: np.array([reached(each[arm], bounds) for each in by_seed]) for arm in by_seed[0]}
     found["planning, three skills"] = np.array([planned(path, bounds) for path in files])
     rows = [
         [arm, f"{values[:, 0].mean():.2f}", f"{values[:, 1].mean():.2f}",

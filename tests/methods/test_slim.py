@@ -1,4 +1,4 @@
-"""SLIM: rewards and critics apart, units that do not matter, baselines, resuming, and its skills."""
+"""SLIM: rewards and critics apart, units that do not matter, baselines, resuming, its skills."""
 
 import dataclasses
 import json
@@ -54,7 +54,9 @@ def batch(seed=0, n=4, t=5):
     found = {"observation": draw(6), "next_observation": draw(6), "action": draw(2) / 1.3}
     ended = torch.zeros(n, t)
     ended[1, 2] = 1
-    found["observation"][..., 4:] = torch.nn.functional.normalize(found["observation"][..., 4:], dim=-1)
+    found["observation"][..., 4:] = torch.nn.functional.normalize(
+        found["observation"][..., 4:], dim=-1
+    )
     return {**found, "reward": draw(), "mask": torch.ones(n, t), "ended": ended}
 
 
@@ -83,7 +85,7 @@ def test_the_rewards_of_a_batch():
 
 
 def test_critics_are_apart():
-    """Another third reward leaves the gradients of the first two critics as they were, to the bit."""
+    """Another third reward leaves the gradients of the other critics as they were, to the bit."""
     critic = ValueEnsemble(6, 3, (8, 8), generator=torch.Generator().manual_seed(0))
     obs, target = torch.randn(9, 6), torch.randn(3, 9)
     gradients = []
@@ -150,7 +152,9 @@ def test_the_advantage_is_what_the_paper_says():
                 delta = reward[i, n, t] + 0.98 * after[i, n, t] - value[i, n, t]
                 later = delta + 0.98 * 0.95 * (1 - rows["ended"][n, t]) * later
                 advantage[n, t] = later
-        torch.testing.assert_close(rows["target"][i].double(), advantage + value[i], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            rows["target"][i].double(), advantage + value[i], atol=1e-4, rtol=1e-3
+        )
         total = total + weight * (advantage - advantage.mean()) / advantage.std(unbiased=False)
     total = (total - total.mean()) / total.std(unbiased=False)
     torch.testing.assert_close(rows["advantage"].double(), total, atol=1e-3, rtol=1e-3)
@@ -368,7 +372,9 @@ def test_skills_are_measured_frozen_and_used(trained, tmp_path):
 
 def test_evaluation_from_the_command_line(trained, capsys):
     assert evaluation.command([f"policy={trained}", "episodes=3"]) == 0
-    ledger = [json.loads(line) for line in (trained / "ledger-3-seed0.jsonl").read_text().splitlines()]
+    ledger = [
+        json.loads(line) for line in (trained / "ledger-3-seed0.jsonl").read_text().splitlines()
+    ]
     assert len(ledger) == 4 and "3 = " in capsys.readouterr().out
 
 

@@ -73,7 +73,9 @@ def test_each_reward_has_its_own_discount():
     gamma, trace = double([0.9, 0.5]), double([0.8, 1.0])
     found = traced_advantages(reward, value, after, GOING, ENDED, gamma, trace)
     for i, (g, t) in enumerate(((0.9, 0.8), (0.5, 1.0))):
-        torch.testing.assert_close(found[i : i + 1], traced(reward[i : i + 1], value[i : i + 1], g, t))
+        torch.testing.assert_close(
+            found[i : i + 1], traced(reward[i : i + 1], value[i : i + 1], g, t)
+        )
 
 
 def test_a_time_limit_bootstraps_and_a_termination_does_not():
@@ -150,7 +152,9 @@ def test_the_order_of_sum_and_clip():
 
 
 def test_a_constant_reward_contributes_nothing():
-    found, deviation = standardised(torch.stack([draw(2, 3), torch.ones(2, 3).double()]), ROW.repeat(2, 1))
+    found, deviation = standardised(
+        torch.stack([draw(2, 3), torch.ones(2, 3).double()]), ROW.repeat(2, 1)
+    )
     assert (found[1] == 0).all() and deviation[1] == 0 and torch.isfinite(found).all()
 
 
