@@ -11,13 +11,14 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import envs
 from embodied import loading
 from embodied.core.seeding import Streams
-from embodied.core.types import UserError
+from embodied.core.types import Policy, UserError
 from envs.skill_prior import FrozenSkills
 
 DIRECTIONS = 12
@@ -96,31 +97,45 @@ def measure(run: str | Path, episodes: int = 256, seed: int = 0) -> Measured:
 
     Args:
         run: a run of `method=slim` on an environment with a prior.
-        episodes: how many, side by side.
+        episodes: how many, as many side by side as the run had.
         seed: of the initial states and skills.
 
     Raises:
-        UserError: the run has no skills.
+        UserError: the run has no skills, or its episodes end one by one.
     """
     learnt = _discovered(run)
     train, method = learnt.settings.train, learnt.settings.method
-    vector = envs.make_vec(train.env, episodes, **train.env_args)
-    first, _ = vector.reset(seed=Streams(seed).integers("skills", episodes))
-    safe, last = ~unsafe(first, method), first
-    policy, over = learnt.policy(), np.zeros(episodes, bool)
-    while not over.all():
-        last, _, terminated, truncated, _ = vector.step(policy.act(last))
-        safe &= ~unsafe(last, method)
-        over |= terminated | truncated
-        if (terminated != over).any() and not over.all():
-            raise UserError("episodes of skills are to end together: leave terminate_on_success")
+    together = min(episodes, train.num_envs)
+    vector = envs.make_vec(train.env, together, **train.env_args)
+    policy, seeds = learnt.policy(), Streams(seed).integers("skills", episodes)
+    played = [
+        _play(vector, policy, seeds[i : i + together], lambda seen: unsafe(seen, method))
+        for i in range(0, episodes, together)
+    ]
     vector.close()
+    first, last, safe = (np.concatenate(parts)[:episodes] for parts in zip(*played, strict=True))
     thing = list(method.thing)[:2]
     at = [list(method.safe).index(column) for column in thing]
     low, high = (np.array(bound)[at] for bound in (method.safe_low, method.safe_high))
     middle, half = (low + high) / 2, (high - low) / 2
     begin, end = ((seen[:, thing] - middle) / half for seen in (first, last))
     return Measured(first[:, -learnt.learner.skill_dim :], end - begin, end, safe)
+
+
+def _play(
+    vector: Any, policy: Policy, seeds: Sequence[int], violated: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An episode in every environment: first and last observations, and who was always safe."""
+    seeds = [*seeds, *[0] * (vector.num_envs - len(seeds))]
+    first, _ = vector.reset(seed=seeds)
+    safe, last, over = ~violated(first), first, np.zeros(len(first), bool)
+    while not over.any():
+        last, _, terminated, truncated, _ = vector.step(policy.act(last))
+        safe &= ~violated(last)
+        over = terminated | truncated
+    if not over.all():
+        raise UserError("episodes of skills are to be equally long: leave terminate_on_success out")
+    return first, last, safe
 
 
 def _discovered(run: str | Path) -> loading.Learnt:

@@ -64,7 +64,7 @@ def scaled_job(arm: str, unit: Sequence[float], seed: int) -> Job:
 
 @functools.cache
 def measured(job: Job) -> Measured:
-    """What the skills of a run do, on episodes that are used for nothing else."""
+    """What the skills of a run do, on 256 episodes that are used for nothing else."""
     return measure(job.directory)
 
 
