@@ -69,6 +69,7 @@ from policies.value_ensemble import ValueEnsemble
 REWARDS = ("skill", "reach", "safe", "task")
 CRITICS = ("separate", "shared", "sum")
 KEEP = 0.98  # of a running mean, per update
+FIRST_LOG_STD = -0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +206,9 @@ class SLIM:
         self.discount = _each(c.discount, count).to(self.device)
         self.trace = _each(c.trace, count).to(self.device)
         scale = RunningScale(obs_dim, fixed=self.skill_dim)
-        stds = {"state_dependent_std": False, "std_min": 0.05, "std_max": 1.0}
+        stds = {"state_dependent_std": False, "std_min": 0.05, "std_max": 2.0}
         policy = TanhGaussian(obs_dim, self.act_dim, c.hidden, **stds, generator=init)
+        torch.nn.init.constant_(policy.log_std, FIRST_LOG_STD)
         self.actor = ScaledActor(policy, scale).to(self.device)
         self.critic = ValueEnsemble(
             obs_dim, count, c.critic_hidden, shared=c.critics == "shared", generator=init
@@ -333,8 +335,8 @@ class SLIM:
             surrogate = multi_surrogate(ratio, advantage, self.weights, c.clip)
         else:
             surrogate = clipped_surrogate(ratio, advantage, c.clip)
-        low, high = self.actor.actor.log_std_range
-        entropy = self.actor.actor.log_std.clamp(low, high).sum()
+        log_std = self.actor.actor.log_std
+        entropy = log_std.sum()  # up to a constant
         loss = surrogate.mean() - c.entropy * entropy
         value = critics_loss(self.critic(self.actor.scale(obs)), rows["target"][:, part])
         check_loss("actor", loss)
@@ -342,6 +344,8 @@ class SLIM:
         self.actor_optimizer.zero_grad()
         loss.backward()
         norm = self.actor_optimizer.step()
+        with torch.no_grad():  # beyond its range it would have no gradient
+            log_std.clamp_(*self.actor.actor.log_std_range)
         self.critic_optimizer.zero_grad()
         value.backward()
         self.critic_optimizer.step()

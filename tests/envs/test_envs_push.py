@@ -87,19 +87,16 @@ def test_an_earlier_observation_stays_as_it_was():
 def test_the_task():
     env = envs.make(GOAL, terminate_on_success=True)
     env.reset(seed=1)
-    table, over, total = env.unwrapped, False, 0.0
-    start = np.hypot(*(table.puck - table.goal))
-    while not over:  # from behind the puck
-        to_goal = table.goal - table.puck
-        behind = table.puck - 0.13 * to_goal / np.hypot(*to_goal)
-        near = np.hypot(*(behind - table.hand)) < 0.06
-        action = (to_goal if near else behind - table.hand) / 0.06
-        _, reward, terminated, truncated, info = env.step(np.clip(action, -1, 1))
-        total, over = total + reward, terminated or truncated
-    if info["success"]:
-        assert terminated and total == pytest.approx(
-            start - np.hypot(*(table.puck - table.goal)) + 1
-        )
+    table, rewards, terminated = env.unwrapped, [], False
+    ahead = table.goal / np.hypot(*table.goal)
+    table.puck, table.hand = 0.2 * ahead, 0.07 * ahead  # 0.3 from the goal, and just behind it
+    while not terminated:
+        _, reward, terminated, truncated, info = env.step(ahead)
+        rewards.append(reward)
+        assert not truncated and info["success"] == terminated
+    left = np.hypot(*(table.puck - table.goal))
+    assert left < 0.15 and sum(rewards) == pytest.approx(0.3 - left + 1)
+    assert rewards[-1] > 1 > max(rewards[:-1])
     assert env.render().shape == (240, 320, 3)
 
 
