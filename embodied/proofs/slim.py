@@ -31,6 +31,16 @@ SEEDS = 3
 GOAL, SKILL_STEPS, CHAIN = "table/push-goal-v0", 10, 3
 UNITS = ((1, 1, 1), (30, 1, 1), (1, 100, 1), (1, 1, 30), (0.1, 1, 1), (10, 10, 0.1))
 SUM = ("method.critics=sum",)
+USE = """```
+embodied train experiment=push seed=0              # skills on the plain table; experiment=tabletop
+python -m embodied.skills runs/slim-table-push-v0-0    # coverage and safety; writes skills.npz
+embodied eval policy=runs/slim-table-push-v0-0 videos=4
+embodied train method=slim env=table/push-goal-v0 method.horizon=5 num_envs=64 \\
+    env_args.skills=runs/slim-table-push-v0-0/skills.npz    # PPO that chooses skills
+```
+
+`env_args.prior` draws a skill for each episode and shows it behind the observation;
+`env_args.skills` makes frozen skills the actions of any task, for any method of this package."""
 METRICS = ("displacement", "interaction", "controllability", "safety", "cells", "directions")
 
 
@@ -108,6 +118,7 @@ def units(seeds: int, jobs: int) -> list[Section]:
         {names[arm]: measured(found[UNITS[0]][0]) for arm, found in runs.items()}
     )
     return [
+        Section("Use", USE),
         Section("Other units", text, columns, rows, (figure, "units"), _units_gates(score)),
         Section(
             "Where the puck goes",
