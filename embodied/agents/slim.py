@@ -234,8 +234,6 @@ class SLIM:
         c = self.config
         batch = stretches(source.next(self.rows))
         check_batch(batch)
-        if c.normalise:
-            self.actor.scale.add(batch["observation"].flatten(0, 1))
         metrics = self._discover(batch) if "skill" in self.names else {}
         with torch.no_grad():
             metrics |= self._judge(batch)
@@ -246,6 +244,8 @@ class SLIM:
             order = torch.randperm(len(rows["old"]), generator=self.generator, device=self.device)
             for part in order.chunk(c.minibatches):
                 metrics |= self._step(rows, part)
+        if c.normalise:  # afterwards, so that the old policy is the one that acted
+            self.actor.scale.add(rows["observation"])
         return metrics
 
     def rewards(self, batch: dict[str, Tensor]) -> Tensor:
