@@ -50,7 +50,7 @@ def test_standardised_and_combined():
     assert found[0, 0].tolist() == pytest.approx([-1.22474, 0, 1.22474], abs=1e-5)
     assert found[1, 0].tolist() == pytest.approx([1.22474, 0, -1.22474], abs=1e-5)
     assert deviation.tolist() == pytest.approx([math.sqrt(2 / 3), math.sqrt(2e4 / 3)])
-    assert combined(found, double([1.0, 1]))[0].tolist() == pytest.approx([0, 0, 0], abs=1e-8)
+    assert combined(found, double([1.0, 1]))[0].tolist() == pytest.approx([0, 0, 0], abs=1e-7)
     two_one = combined(found, double([2.0, 1]))[0].tolist()
     assert two_one == pytest.approx([-1.22474, 0, 1.22474], abs=1e-5)
     assert combined(TWO, double([1.0, 1]))[0].tolist() == [101, 2, -97]
@@ -133,7 +133,7 @@ def test_discrete_skills():
 
 def test_information():
     z = torch.eye(4, dtype=torch.float64)
-    assert information_reward(torch.zeros(4, 4), z, True).tolist() == pytest.approx([0] * 4)
+    assert information_reward(0 * z, z, True).tolist() == pytest.approx([0] * 4, abs=1e-12)
     assert information_reward(1e3 * z, z, True).tolist() == pytest.approx([1.386294] * 4, abs=1e-6)
     point = double([[0.6, 0.8]])
     assert information_reward(torch.zeros(1, 2), point, False).item() == 0
@@ -206,9 +206,9 @@ def test_gradients():
     assert gradcheck(lambda x: multi_surrogate(x, draw(3, 4, seed=5), weight, 0.2), (ratio,))
     assert gradcheck(lambda x: critics_loss(x, b.detach()), (a,))
     phi = LipschitzMLP(3, (8,), 2, generator=torch.Generator().manual_seed(1)).double()
-    weight = phi.net.linears[0].weight
+    weight = draw(8, 3, seed=7)  # an orthogonal one has no largest singular value
 
     def with_weight(w):
         return torch.func.functional_call(phi, {"net.linears.0.weight": w}, (draw(5, 3),))
 
-    assert gradcheck(with_weight, (weight.detach().requires_grad_(),))
+    assert gradcheck(with_weight, (weight.requires_grad_(),))
