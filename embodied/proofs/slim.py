@@ -48,7 +48,7 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
     """Experiments and their seeds."""
     return {
         "units": (units, SEEDS),
-        "ablations": (ablations, SEEDS),
+        "ablations": (ablations, 2),
         "downstream": (downstream, SEEDS),
         "tabletop": (tabletop, 1),
         "profile": (profile, 1),
