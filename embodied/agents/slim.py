@@ -15,7 +15,9 @@ standardised, and only then are they added.
 
 The skill is part of the observation: `env_args.prior` draws one for each episode.
 
-Deviations. There is no official code and the full text was not at hand, so every number is ours:
+There is no official code and the full text was not at hand: every number is ours.
+
+Deviations:
 1. phi is updated on a batch before its rewards are read; LSD's code reads them first. The rewards
    are computed from stored o and o' at every update and never replayed.
 2. Each reward is divided by its own running root mean square, over 1 - gamma, so that every critic
@@ -152,10 +154,7 @@ class SLIMConfig:
         if not self.rewards or not set(self.rewards) <= set(REWARDS):
             raise ValueError(f"rewards must be some of {', '.join(REWARDS)}, got {self.rewards}")
         if min(len(self.weights), len(self.units)) < len(self.rewards):
-            raise ValueError(
-                f"{len(self.rewards)} rewards need as many weights and units, got {self.weights} "
-                f"and {self.units}"
-            )
+            raise ValueError(f"{len(self.rewards)} rewards need as many weights and units")
         if self.critics not in CRITICS:
             raise ValueError(f"critics must be one of {', '.join(CRITICS)}, got {self.critics!r}")
         if self.skill_reward not in ("lsd", "diayn"):

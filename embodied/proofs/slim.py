@@ -48,7 +48,7 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
     """Experiments and their seeds."""
     return {
         "units": (units, SEEDS),
-        "ablations": (ablations, 2),
+        "ablations": (ablations, 1),
         "downstream": (downstream, SEEDS),
         "tabletop": (tabletop, 1),
         "profile": (profile, 1),
@@ -88,15 +88,15 @@ def _row(jobs: Sequence[Job]) -> list[str]:
 def units(seeds: int, jobs: int) -> list[Section]:
     """Experiment (b) of the specification: what a change of units does to each."""
     runs = {
-        arm: {unit: [scaled_job(arm, unit, s) for s in range(seeds)] for unit in UNITS}
+        arm: {unit: [scaled_job(arm, unit, s) for s in _seeds(arm, unit, seeds)] for unit in UNITS}
         for arm in ("slim", "sum")
     }
     every = [job for arm in runs.values() for group in arm.values() for job in group]
     run_all(every, jobs, "units")
     score = {
-        arm: np.array([[measured(job).score for job in group] for group in found.values()])
+        arm: [np.array([measured(job).score for job in group]) for group in found.values()]
         for arm, found in runs.items()
-    }  # [units, seeds]
+    }  # by units, [seeds]
     names = {"slim": "SLIM", "sum": "one critic for the sum"}
     rows = [
         [names[arm], _text(unit), *_row(group)]
@@ -110,7 +110,8 @@ def units(seeds: int, jobs: int) -> list[Section]:
         "of the half table, times R^2 of the regression of its displacement on the skill, times "
         "share of episodes without a violation; 256 episodes per run without exploration noise. "
         "A linear regression, because phi is known up to a rotation only. "
-        f"Cells are of 0.2 in which pucks ended, directions are of twelve."
+        "Cells are of 0.2 in which pucks ended, directions are of twelve. In other units SLIM comes "
+        "to the same parameters, to the bit, which a test asserts; here it ran on seed 0 only."
     )
     columns = ["arm", "units", *METRICS, "score by seed"]
     figure = _units_figure({names[arm]: values for arm, values in score.items()})
@@ -129,13 +130,19 @@ def units(seeds: int, jobs: int) -> list[Section]:
     ]
 
 
-def _units_gates(score: Mapping[str, np.ndarray]) -> list[Gate]:
+def _seeds(arm: str, unit: Sequence[float], seeds: int) -> range:
+    """SLIM in other units is repeated on one seed."""
+    return range(1 if arm == "slim" and tuple(unit) != UNITS[0] else seeds)
+
+
+def _units_gates(score: Mapping[str, Sequence[np.ndarray]]) -> list[Gate]:
     """What the specification asks for."""
-    ours, other = score["slim"], score["sum"].mean(1)
-    change = float(np.max(np.abs(ours - ours[:1]) / np.maximum(ours[:1], 1e-9)))
+    ours, other = score["slim"][0], np.array([values.mean() for values in score["sum"]])
+    scaled = np.array([values[0] for values in score["slim"]])
+    change = float(np.max(np.abs(scaled - scaled[0])) / max(scaled[0], 1e-9))
     return [
         Gate(
-            "score of SLIM changes by less than 10 % with the units, in every seed",
+            "score of SLIM changes by less than 10 % with the units",
             f"{change:.1%}",
             change < 0.1,
         ),
@@ -152,14 +159,15 @@ def _units_gates(score: Mapping[str, np.ndarray]) -> list[Gate]:
     ]
 
 
-def _units_figure(score: Mapping[str, np.ndarray]) -> bytes:
+def _units_figure(score: Mapping[str, Sequence[np.ndarray]]) -> bytes:
     with new_figure(7.2, 3.2) as figure:
         axes = figure.subplots()
         for i, (name, values) in enumerate(score.items()):
             x = np.arange(len(values)) + 0.16 * (2 * i - 1)
-            axes.bar(x, values.mean(1), 0.3, color=COLOURS[i], alpha=0.35, label=name)
-            for column in values.T:
-                axes.plot(x, column, "o", ms=4, mfc="white", mec=COLOURS[i])
+            means = [each.mean() for each in values]
+            axes.bar(x, means, 0.3, color=COLOURS[i], alpha=0.35, label=name)
+            for at, each in zip(x, values, strict=True):
+                axes.plot([at] * len(each), each, "o", ms=4, mfc="white", mec=COLOURS[i])
         axes.set_xticks(range(len(UNITS)), [_text(unit) for unit in UNITS])
         axes.set_xlabel("units of skill, reaching, safety")
         axes.set_ylabel("score")
@@ -339,9 +347,8 @@ def tabletop(seeds: int, jobs: int) -> list[Section]:
     arms = {
         "SLIM": (),
         "one critic for the sum": SUM,
-        "mutual information alone": ("method.rewards=[skill]", "method.skill_reward=diayn"),
     }
-    names = dict(zip(arms, ("slim", "sum", "information"), strict=True))
+    names = dict(zip(arms, ("slim", "sum"), strict=True))
     runs = {
         arm: [
             Job(ROOT / f"arm-{names[arm]}-{s}",
