@@ -110,8 +110,8 @@ def units(seeds: int, jobs: int) -> list[Section]:
         "of the half table, times R^2 of the regression of its displacement on the skill, times "
         "share of episodes without a violation; 256 episodes per run without exploration noise. "
         "A linear regression, because phi is known up to a rotation only. "
-        "Cells are of 0.2 in which pucks ended, directions are of twelve. In other units SLIM comes "
-        "to the same parameters, to the bit, which a test asserts; here it ran on seed 0 only."
+        "Cells are of 0.2 in which pucks ended, directions are of twelve. In other units SLIM "
+        "comes to the same parameters, to the bit, which a test asserts; here it ran on seed 0."
     )
     columns = ["arm", "units", *METRICS, "score by seed"]
     figure = _units_figure({names[arm]: values for arm, values in score.items()})
