@@ -49,7 +49,7 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
     return {
         "units": (units, SEEDS),
         "ablations": (ablations, 1),
-        "downstream": (downstream, SEEDS),
+        "downstream": (downstream, 1),
         "tabletop": (tabletop, 1),
         "profile": (profile, 1),
     }
