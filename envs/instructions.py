@@ -138,6 +138,8 @@ def instruction(env_id: str) -> str:
         return _ROBOSUITE.get(task, "")
     if suite == "maze":
         return "reach the goal behind the wall"
+    if suite == "table":
+        return "push the puck to the goal" if task == "push-goal-v0" else "push the puck about"
     domain, _, name = task.partition("-")
     sentences = _DM_CONTROL.get(domain.removesuffix("_CMU"), {})
     # what follows the task in a name (sizes, "sparse", "easy") is no part of what to do

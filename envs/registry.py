@@ -12,6 +12,7 @@ import gymnasium
 
 from envs.base import Options, UnknownTask
 from envs.rendering import FAST_LOOK, gl
+from envs.skill_prior import RunSkill, SkillPrior
 from envs.wrappers import ActionChunk, FrameStack, layer
 
 # Raise this when a change here alters trajectories; results of different revisions do not compare.
@@ -55,6 +56,7 @@ _TASKS = {
     "robosuite": tuple(_ROBOSUITE.split()),
     "libero": tuple(f"{suite}/{i}" for suite, count in _LIBERO.items() for i in range(count)),
     "maze": ("point-v0",),
+    "table": ("push-v0", "push-goal-v0"),
 }
 _ARMS = {"real": ("panda_twin",)}
 """They cannot be put back into a state, and an episode of theirs begins where the arm came to rest:
@@ -65,6 +67,7 @@ _ADAPTERS = {
     "robosuite": ("envs.robosuite", "RobosuiteEnv"),
     "libero": ("envs.libero", "LiberoEnv"),
     "maze": ("envs.maze", "PointMaze"),
+    "table": ("envs.push", "PushTable"),
     "real": ("envs.twin_arm", "TwinArm"),
 }
 _PACKAGES = {
@@ -73,6 +76,7 @@ _PACKAGES = {
     "robosuite": ("robosuite", "mujoco"),
     "libero": ("hf-libero", "robosuite", "mujoco"),
     "maze": (),
+    "table": (),
     "real": ("mujoco",),
 }
 
@@ -120,20 +124,24 @@ def make(
     render_size: tuple[int, int] = (240, 320),
     frame_stack: int | None = None,
     action_chunk: int | None = None,
+    prior: str | None = None,
+    skills: str | None = None,
+    skill_steps: int = 10,
     **task_kwargs: Any,
 ) -> gymnasium.Env:
     """Makes an environment.
 
     Args:
         env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>`, `robosuite/<Task>`,
-            `libero/<suite>/<index>`, `maze/point-v0` or `real/panda_twin`.
+            `libero/<suite>/<index>`, `maze/point-v0`, `table/push-v0`, `table/push-goal-v0` or
+            `real/panda_twin`.
         obs: "state", a flat float32 vector; "pixels", uint8 `[image_size, image_size, 3]`; or
             "both", a dict with these as `state` and `pixels`.
         reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
             with success, else 0.
         horizon: calls of `step` until truncation. By default the simulator's own episode length
-            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, maze 30
-            control steps) divided by `action_repeat`.
+            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, maze 30,
+            table 50 control steps) divided by `action_repeat`.
         terminate_on_success: end the episode at its first success.
         action_repeat: control steps per call of `step`.
         image_size: side of a pixel observation.
@@ -146,6 +154,10 @@ def make(
         render_size: height and width of the image from `render()`.
         frame_stack: observe so many observations at once; see `envs.wrappers.FrameStack`.
         action_chunk: take so many actions at once; see `envs.wrappers.ActionChunk`.
+        prior: show a skill with each observation, "sphere-N" or "one-hot-N"; see
+            `envs.skill_prior.SkillPrior`.
+        skills: file of frozen skills to take as actions; see `envs.skill_prior.RunSkill`.
+        skill_steps: steps that each of them runs.
         **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, robosuite,
             LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv` and `TwinArm`.
 
@@ -172,6 +184,10 @@ def make(
     env = getattr(importlib.import_module(module), name)(env_id, task, options, **task_kwargs)
     if frame_stack is not None:
         env = FrameStack(env, frame_stack)
+    if skills is not None:
+        env = RunSkill(env, skills, skill_steps)
+    if prior is not None:
+        env = SkillPrior(env, prior)
     return env if action_chunk is None else ActionChunk(env, action_chunk)
 
 
@@ -203,7 +219,7 @@ def describe(env: Any) -> dict[str, Any]:
     if look["render"] == "fast":
         look["revision"] = FAST_LOOK
     text = json.dumps({**described, "look": look} if pictures else described, sort_keys=True)
-    if pictures and suite != "maze":  # which draws itself
+    if pictures and suite not in ("maze", "table"):  # which draw themselves
         look |= gl()
     return {**described, "look": look, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
 

@@ -49,6 +49,13 @@ def make_vec(
     if arm and mode == "async":
         raise ValueError(f'{env_id} is stepped in this process: mode="sync"')
     if mode == "sync":
+        options = {"action_repeat": 1, "obs": "state", **kwargs}
+        layers = [kwargs.get(key) for key in ("frame_stack", "action_chunk", "skills")]
+        plain = options["action_repeat"] == 1 and options["obs"] == "state"
+        if env_id.startswith("table/") and num > 1 and plain and not any(layers):
+            from envs.push import PushVector  # which is made of what is defined here
+
+            return PushVector(one, num)
         return (SyncVector if arm else SavedVector)(one, num)
     if mode == "async":
         return AsyncVector(one, num, timeout=timeout)

@@ -16,6 +16,7 @@ PROOFS = {
     "calql": "embodied.proofs.family",
     "iql": "embodied.proofs.family",
     "rlpd": "embodied.proofs.family",
+    "slim": "embodied.proofs.slim",
     "sft": "embodied.proofs.tiny",
     "dpo": "embodied.proofs.tiny",
     "ppo": "embodied.proofs.tiny",

@@ -20,6 +20,7 @@ SHARED = {
     "from_scratch",
     "learner",
     "offline_online",
+    "on_policy",
     "collector",
     "dialogue",
     "schedules",
