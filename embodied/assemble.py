@@ -34,6 +34,7 @@ from embodied.datasets import (
     load_episodes,
     make_env,
     open_dataset,
+    packed_rows,
     with_arguments,
 )
 from embodied.settings import (
@@ -147,6 +148,7 @@ def build_task(
         streams=streams,
         collector=EnvCollector(vector, streams.numpy("environment"), scaling),
         episodes=(lambda: load_episodes(dataset, scaling)) if train.data else None,
+        packed=(lambda: packed_rows(dataset)) if train.data else None,
         fingerprint="" if dataset is None else dataset.fingerprint,
         reward=RewardTransform(train.reward.scale, train.reward.bias),
         sparse=train.env_args.get("reward", "dense") == "sparse",
