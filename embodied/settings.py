@@ -57,7 +57,8 @@ class RewardSettings:
 
 @dataclass
 class CollectSettings:
-    """Data made by the task's scripted policy when `data=scripted`, and by `embodied collect`.
+    """Data made by the task's scripted policy when `data=scripted`, by a scripted player when
+    `data=play`, and by `embodied collect`.
 
     Attributes:
         episodes: how many.
@@ -168,7 +169,7 @@ class TrainSettings:
         reward: transform of an environment's rewards (`reward.bias=-1`); for a language method also
             `reward=maths`, format or code, which judge by the rows' own facts (reward.KEY=VALUE).
         scale_observations: centre and scale observations by the offline data's statistics.
-        data: a dataset directory, `scripted` to collect one first, or null.
+        data: a dataset directory, `scripted` or `play` to collect one first, or null.
         collect: how a scripted dataset is made.
         seed: every random stream of the run comes from it.
         evaluation: fixed initial states.

@@ -136,6 +136,8 @@ def instruction(env_id: str) -> str:
         return _METAWORLD.get(task.removesuffix("-v3"), "")
     if suite == "robosuite":
         return _ROBOSUITE.get(task, "")
+    if suite == "corridors":
+        return "turn one lamp over and come back"
     if suite == "maze":
         return "reach the goal behind the wall"
     domain, _, name = task.partition("-")

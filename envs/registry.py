@@ -42,6 +42,10 @@ Lift Stack Door NutAssembly NutAssemblySingle NutAssemblySquare NutAssemblyRound
 PickPlaceSingle PickPlaceMilk PickPlaceBread PickPlaceCereal PickPlaceCan Wipe TwoArmLift
 TwoArmPegInHole TwoArmHandover
 """
+_TABLETOP = """
+drawer-open drawer-close door-left door-right button-red button-green button-blue block-left
+block-right
+"""
 _LIBERO = {
     "libero_spatial": 10,
     "libero_object": 10,
@@ -55,6 +59,8 @@ _TASKS = {
     "robosuite": tuple(_ROBOSUITE.split()),
     "libero": tuple(f"{suite}/{i}" for suite, count in _LIBERO.items() for i in range(count)),
     "maze": ("point-v0",),
+    "corridors": ("point-v0",),
+    "tabletop": ("any", *_TABLETOP.split()),
 }
 _ARMS = {"real": ("panda_twin",)}
 """They cannot be put back into a state, and an episode of theirs begins where the arm came to rest:
@@ -65,6 +71,8 @@ _ADAPTERS = {
     "robosuite": ("envs.robosuite", "RobosuiteEnv"),
     "libero": ("envs.libero", "LiberoEnv"),
     "maze": ("envs.maze", "PointMaze"),
+    "corridors": ("envs.corridors", "Corridors"),
+    "tabletop": ("envs.tabletop", "TableTop"),
     "real": ("envs.twin_arm", "TwinArm"),
 }
 _PACKAGES = {
@@ -73,6 +81,8 @@ _PACKAGES = {
     "robosuite": ("robosuite", "mujoco"),
     "libero": ("hf-libero", "robosuite", "mujoco"),
     "maze": (),
+    "corridors": (),
+    "tabletop": ("mujoco",),
     "real": ("mujoco",),
 }
 
@@ -126,14 +136,15 @@ def make(
 
     Args:
         env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>`, `robosuite/<Task>`,
-            `libero/<suite>/<index>`, `maze/point-v0` or `real/panda_twin`.
+            `libero/<suite>/<index>`, `tabletop/<task>`, `maze/point-v0`, `corridors/point-v0` or
+            `real/panda_twin`.
         obs: "state", a flat float32 vector; "pixels", uint8 `[image_size, image_size, 3]`; or
             "both", a dict with these as `state` and `pixels`.
         reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
             with success, else 0.
         horizon: calls of `step` until truncation. By default the simulator's own episode length
-            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, maze 30
-            control steps) divided by `action_repeat`.
+            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, table-top
+            60, maze and corridors 30 control steps) divided by `action_repeat`.
         terminate_on_success: end the episode at its first success.
         action_repeat: control steps per call of `step`.
         image_size: side of a pixel observation.
@@ -146,8 +157,8 @@ def make(
         render_size: height and width of the image from `render()`.
         frame_stack: observe so many observations at once; see `envs.wrappers.FrameStack`.
         action_chunk: take so many actions at once; see `envs.wrappers.ActionChunk`.
-        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, robosuite,
-            LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv` and `TwinArm`.
+        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, the
+            table-top `displaced`, robosuite, LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv` and `TwinArm`.
 
     Raises:
         UnknownTask: the id is unknown.
@@ -203,7 +214,7 @@ def describe(env: Any) -> dict[str, Any]:
     if look["render"] == "fast":
         look["revision"] = FAST_LOOK
     text = json.dumps({**described, "look": look} if pictures else described, sort_keys=True)
-    if pictures and suite != "maze":  # which draws itself
+    if pictures and suite not in ("maze", "corridors"):  # which draw themselves
         look |= gl()
     return {**described, "look": look, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
 

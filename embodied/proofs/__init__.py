@@ -16,6 +16,7 @@ PROOFS = {
     "calql": "embodied.proofs.family",
     "iql": "embodied.proofs.family",
     "rlpd": "embodied.proofs.family",
+    "play_lmp": "embodied.proofs.play_lmp",
     "sft": "embodied.proofs.tiny",
     "dpo": "embodied.proofs.tiny",
     "ppo": "embodied.proofs.tiny",

@@ -23,6 +23,8 @@ CAREFUL = PlaySettings(wander=0, half=0, miss=0, via=0, idle=0, speed=(1, 1), no
 class FakeArm:
     """A gripper that is where it was told to be."""
 
+    action_dim, moving = 7, 6
+
     def __init__(self):
         self.position, self.rotation = np.array([0.0, 0.0, 1.0]), np.eye(3)
 
