@@ -32,16 +32,13 @@ LONGEST_WAY = 90  # control steps that a goal's expert may take
 AFTERWARDS = 3  # control steps that it goes on for when it has done it
 PRESSED, RELEASED = -0.6 * TRAVEL, -0.25 * TRAVEL
 NAMES = tuple(COLOURS)
-TASKS = {
-    "drawer-open": "open the drawer",
-    "drawer-close": "close the drawer",
-    "door-left": "slide the door to the left",
-    "door-right": "slide the door to the right",
-    **{f"button-{name}": f"press the {name} button" for name in NAMES},
-    "block-left": "push the block to the left",
-    "block-right": "push the block to the right",
-}
-TWO_WAYS = tuple(f"button-{name}" for name in NAMES)  # tasks with a wall in the way
+BUTTONS = tuple(f"button-{name}" for name in NAMES)
+TASKS = (
+    *("drawer-open", "drawer-close", "door-left", "door-right"),
+    *BUTTONS,
+    *("block-left", "block-right"),
+)
+TWO_WAYS = BUTTONS  # tasks with a wall in the way
 
 Look = dict[str, float]
 
@@ -86,7 +83,6 @@ class TableTop(MujocoSimEnv):
             raise ValueError(f"displaced must not be negative, got {displaced}")
         mujoco = load_simulator(env_id, "mujoco", "twin")
         self._task, self._displaced = task, float(displaced)
-        self.instruction = TASKS.get(task, "do what the goal shows")
         super().__init__(
             env_id,
             options,
@@ -138,8 +134,7 @@ class TableTop(MujocoSimEnv):
 
     def _reset_task(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
-        tasks = list(TASKS)
-        drawn = tasks[rng.integers(len(tasks))]
+        drawn = TASKS[rng.integers(len(TASKS))]
         self.asked = drawn if self._task == "any" else self._task
         self._restore_model()
         self._place(rng)

@@ -184,7 +184,7 @@ def _tasks(
 ) -> Section:
     """Success by task."""
     plain, displaced = played["plain"], played["displaced"]
-    mean = {where: {a: _over(found, tuple(TASKS)) for a, found in found_.items()}
+    mean = {where: {a: _over(found, TASKS) for a, found in found_.items()}
             for where, found_ in played.items()}  # fmt: skip
     rows = [
         [task, *(f"{_over(found, (task,)):.2f}" for each in (plain, displaced)

@@ -117,7 +117,7 @@ class Attempts:
         return np.array(places[thing])
 
 
-def rate(played: Played, tasks: tuple[str, ...] = tuple(TASKS)) -> float:
+def rate(played: Played, tasks: tuple[str, ...] = TASKS) -> float:
     """Mean success over tasks."""
     return float(np.mean([np.mean([won for won, _ in played[task]]) for task in tasks]))
 
