@@ -14,7 +14,7 @@ BUTTONS_X, BUTTONS_Y, TRAVEL = (-0.1, -0.03, 0.04), 0.2, 0.02
 DOOR_X, DOOR_Y, DOOR_SIDE = 0.2, 0.2, 0.05  # of its post in the middle; how far it slides each way
 WALL_X, WALL_Y = (-0.1, 0.04), 0.1
 BLOCK, BLOCK_Y = 0.025, -0.1  # half of an edge; the middle of its zone
-ZONE_X, ZONE_Y = 0.2, 0.075  # half of the zone that the block is kept in
+ZONE_X = 0.2  # half of the zone's width
 COLOURS = {"red": "0.85 0.2 0.2", "green": "0.2 0.65 0.3", "blue": "0.2 0.35 0.85"}
 
 _LOOK = 'contype="0" conaffinity="0"'  # of what is only seen
@@ -23,14 +23,23 @@ _LOOK = 'contype="0" conaffinity="0"'  # of what is only seen
 def _button(name: str, x: float) -> str:
     return f"""
     <geom {_LOOK} type="cylinder" size="0.026 0.009" pos="{x} {BUTTONS_Y} 0.009" rgba=".3 .3 .3 1"/>
-    <body name="{name}" pos="{x} {BUTTONS_Y} 0.03">
+    <body name="{name}" pos="{x} {BUTTONS_Y} 0.035">
       <joint name="{name}" type="slide" axis="0 0 1" range="-{TRAVEL} 0" limited="true"
              stiffness="120" springref="0.012" damping="3"/>
       <geom type="cylinder" size="0.02 0.01" mass="0.05" rgba="{COLOURS[name]} 1"/>
     </body>
-    <geom name="{name} lamp" {_LOOK} type="sphere" size="0.012" pos="{x} {BUTTONS_Y + 0.06} 0.03"/>"""
+    <geom name="{name} lamp" {_LOOK} type="sphere" size="0.012" pos="{x} {BUTTONS_Y + 0.06} .03"/>"""
 
 
+def _rail(x: float, y: float, along: str) -> str:
+    size = "0.26 0.006 0.006" if along == "x" else "0.006 0.11 0.006"
+    return f'    <geom type="box" size="{size}" pos="{x} {y} 0.006" rgba=".5 .4 .3 1"/>'
+
+
+RAILS = "\n".join(
+    _rail(*place)
+    for place in ((0, 0.01, "x"), (0, -0.21, "x"), (-0.26, BLOCK_Y, "y"), (0.26, BLOCK_Y, "y"))
+)
 MODEL = f"""
 <mujoco model="tabletop">
   <option timestep="0.005" integrator="implicitfast" cone="elliptic"/>
@@ -42,14 +51,11 @@ MODEL = f"""
     <light pos="-0.3 -0.6 1.2" dir="0.3 0.5 -1" castshadow="false" diffuse=".7 .7 .7"/>
     <camera name="front" pos="0 -0.78 0.62" xyaxes="1 0 0 0 0.62 0.78"/>
     <geom name="table" type="box" size="0.36 0.34 0.02" pos="0 0.02 -0.02" rgba=".75 .7 .62 1"/>
-    <geom name="rail back" type="box" size="0.26 0.006 0.006" pos="0 0.01 0.006" rgba=".5 .4 .3 1"/>
-    <geom name="rail front" type="box" size="0.26 0.006 0.006" pos="0 -0.21 0.006" rgba=".5 .4 .3 1"/>
-    <geom name="rail left" type="box" size="0.006 0.11 0.006" pos="-0.26 -0.1 0.006" rgba=".5 .4 .3 1"/>
-    <geom name="rail right" type="box" size="0.006 0.11 0.006" pos="0.26 -0.1 0.006" rgba=".5 .4 .3 1"/>
+{RAILS}
     <geom name="wall" type="box" size="{(WALL_X[1] - WALL_X[0]) / 2} 0.008 0.12"
           pos="{sum(WALL_X) / 2} {WALL_Y} 0.12" rgba=".55 .6 .65 .6"/>
 
-    <body name="finger" pos="0 0 0">
+    <body name="finger" gravcomp="1">
       <joint name="finger x" type="slide" axis="1 0 0" damping="30"/>
       <joint name="finger y" type="slide" axis="0 1 0" damping="30"/>
       <joint name="finger z" type="slide" axis="0 0 1" damping="30"/>

@@ -21,7 +21,8 @@ from embodied.report.files import write_text
 from envs.tabletop import NAMES, TASKS, achieved
 from envs.tabletop_model import BAR, BUTTONS_X, BUTTONS_Y, DOOR_X, DOOR_Y, DRAWER_X, DRAWER_Y
 
-NEAR, AWAY = 0.08, 0.05  # m; an attempt begins this near the thing, and ends this much farther off
+NEAR, AWAY = 0.08, 0.05  # m; an attempt is as near the thing as this, and ends this much farther
+DOWN = 0.07  # m; height below which things are touched
 NEIGHBOURS = 5
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addbmm")
 
@@ -99,8 +100,9 @@ class Attempts:
         """Look at an episode after its reset and after each step."""
         env = env.unwrapped
         distance = float(np.linalg.norm(env.finger - self._thing(env.look())))
-        nearest = min(distance, self._nearest.get(index, np.inf))
-        self._nearest[index] = nearest
+        nearest = self._nearest.get(index, np.inf)
+        if env.finger[2] < DOWN:
+            nearest = self._nearest[index] = min(distance, nearest)
         if nearest < NEAR and distance > nearest + AWAY:
             self.missed[index] = True
 
