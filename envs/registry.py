@@ -143,8 +143,8 @@ def make(
         reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
             with success, else 0.
         horizon: calls of `step` until truncation. By default the simulator's own episode length
-            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, table-top
-            60, maze and corridors 30 control steps) divided by `action_repeat`.
+            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, the
+            table-top 60, maze and corridors 30 control steps) divided by `action_repeat`.
         terminate_on_success: end the episode at its first success.
         action_repeat: control steps per call of `step`.
         image_size: side of a pixel observation.
@@ -158,7 +158,8 @@ def make(
         frame_stack: observe so many observations at once; see `envs.wrappers.FrameStack`.
         action_chunk: take so many actions at once; see `envs.wrappers.ActionChunk`.
         **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, the
-            table-top `displaced`, robosuite, LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv` and `TwinArm`.
+            table-top `displaced`, robosuite, LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv`
+            and `TwinArm`.
 
     Raises:
         UnknownTask: the id is unknown.

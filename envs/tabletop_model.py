@@ -1,4 +1,4 @@
-"""The table-top to play on, as MuJoCo reads it: lengths in m, x to the right, y away from the viewer.
+"""The table-top to play on, as MuJoCo reads it: m, x to the right, y away from the viewer.
 
 A round finger that a stiff drive moves in space; at the back a drawer with a bar before its front,
 three buttons with lamps and a sliding door with a post; in front a block between low rails. A wall
@@ -28,7 +28,8 @@ def _button(name: str, x: float) -> str:
              stiffness="120" springref="0.012" damping="3"/>
       <geom type="cylinder" size="0.02 0.01" mass="0.05" rgba="{COLOURS[name]} 1"/>
     </body>
-    <geom name="{name} lamp" {_LOOK} type="sphere" size="0.012" pos="{x} {BUTTONS_Y + 0.06} .03"/>"""
+    <geom name="{name} lamp" {_LOOK} type="sphere" size="0.012"
+          pos="{x} {BUTTONS_Y + 0.06} .03"/>"""
 
 
 def _rail(x: float, y: float, along: str) -> str:
@@ -50,7 +51,7 @@ MODEL = f"""
   <worldbody>
     <light pos="-0.3 -0.6 1.2" dir="0.3 0.5 -1" castshadow="false" diffuse=".7 .7 .7"/>
     <camera name="front" pos="0 -0.78 0.62" xyaxes="1 0 0 0 0.62 0.78"/>
-    <geom name="table" type="box" size="0.36 0.34 0.02" pos="0 0.02 -0.02" rgba=".75 .7 .62 1"/>
+    <geom name="table" type="box" size="0.36 0.34 0.02" pos="0 0.02 -0.02" rgba=".75 .7 .6 1"/>
 {RAILS}
     <geom name="wall" type="box" size="{(WALL_X[1] - WALL_X[0]) / 2} 0.008 0.12"
           pos="{sum(WALL_X) / 2} {WALL_Y} 0.12" rgba=".55 .6 .65 .6"/>
@@ -62,7 +63,7 @@ MODEL = f"""
       <geom type="capsule" size="{FINGER}" fromto="0 0 0 0 0 0.12" mass="0.3" rgba=".15 .15 .2 1"/>
     </body>
 
-    <geom {_LOOK} type="box" size="0.07 0.03 0.035" pos="{DRAWER_X} 0.3 0.036" rgba=".45 .35 .25 1"/>
+    <geom {_LOOK} type="box" size="0.07 0.03 0.035" pos="{DRAWER_X} .3 .036" rgba=".45 .35 .2 1"/>
     <body name="drawer" pos="{DRAWER_X} {DRAWER_Y} 0.036">
       <joint name="drawer" type="slide" axis="0 -1 0" range="0 {DRAWER_OUT}" limited="true"
              damping="4" frictionloss="0.8"/>
@@ -78,7 +79,7 @@ MODEL = f"""
       <joint name="door" type="slide" axis="1 0 0" range="-{DOOR_SIDE} {DOOR_SIDE}" limited="true"
              damping="4" frictionloss="0.8"/>
       <geom type="box" size="0.012 0.02 0.045" mass="0.2" rgba=".8 .6 .2 1"/>
-      <geom {_LOOK} type="box" size="0.05 0.004 0.05" pos="0 0.028 0.005" mass="0" rgba=".6 .7 .8 1"/>
+      <geom {_LOOK} type="box" size="0.05 0.004 0.05" pos="0 .028 .005" mass="0" rgba=".6 .7 .8 1"/>
     </body>
 
     <body name="block" pos="0 {BLOCK_Y} {BLOCK}">

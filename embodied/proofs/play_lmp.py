@@ -33,6 +33,7 @@ ROOT = RUNS / "play_lmp"
 SEEDS = 3
 IN_CORRIDORS, PER_TASK = 500, 30  # evaluation episodes
 DISPLACED = 0.15  # m
+LOSSES = ("loss, posterior", "loss, prior", "KL")
 GCBC = "method.planning=none"
 GCBC_WIDTHS = {"corridors": 320, "tabletop": 284}  # for as many parameters as with plans
 ABLATIONS = {
@@ -97,9 +98,10 @@ def corridors(seeds: int, jobs: int) -> list[Section]:
             bool(gap >= 0.3),
         )
     ]
-    columns = ["arm", "parameters", "success", "by seed", "loss, posterior", "loss, prior", "KL"]
+    columns = ["arm", "parameters", "success", "by seed", *LOSSES]
     figure = strip({a: v.tolist() for a, v in rates.items()}, ylabel="success", rate=True)
-    return [Section("Corridors: is it the plan?", text, columns, rows, (figure, "corridors"), gates)]
+    heading = "Corridors: is it the plan?"
+    return [Section(heading, text, columns, rows, (figure, "corridors"), gates)]
 
 
 def ablations(seeds: int, jobs: int) -> list[Section]:
@@ -142,7 +144,7 @@ def ablations(seeds: int, jobs: int) -> list[Section]:
         "which acts with one plan for the whole episode or with a new one for every step (instead "
         "of every 16 steps)."
     )
-    columns = ["arm", "success", "by seed", "loss, posterior", "loss, prior", "KL"]
+    columns = ["arm", "success", "by seed", *LOSSES]
     return [Section("Ablations", text, columns, rows, gates=gates)]
 
 

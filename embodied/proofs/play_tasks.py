@@ -1,4 +1,4 @@
-"""Measurements of policies that learnt from play: tasks, second attempts, plans, an update's time."""
+"""Measurements of what was learnt from play: tasks, second attempts, plans, an update's time."""
 
 from __future__ import annotations
 
