@@ -158,8 +158,8 @@ def make(
         frame_stack: observe so many observations at once; see `envs.wrappers.FrameStack`.
         action_chunk: take so many actions at once; see `envs.wrappers.ActionChunk`.
         **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, the
-            table-top `displaced`, robosuite, LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv`
-            and `TwinArm`.
+            table-top `displaced`, robosuite, LIBERO and the twin those of `RobosuiteEnv`,
+            `LiberoEnv` and `TwinArm`.
 
     Raises:
         UnknownTask: the id is unknown.
