@@ -33,6 +33,7 @@ ROOT = RUNS / "play_lmp"
 SEEDS = 3
 IN_CORRIDORS, PER_TASK = 500, 30  # evaluation episodes
 DISPLACED = 0.15  # m
+EXPERIMENT = {"corridors": "corridors", "tabletop": "play"}  # their settings
 LOSSES = ("loss, posterior", "loss, prior", "KL")
 GCBC = "method.planning=none"
 GCBC_WIDTHS = {"corridors": 320, "tabletop": 212}  # for as many parameters as with plans
@@ -60,7 +61,7 @@ def job(world: str, arm: str, seed: int, *overrides: str) -> Job:
     """A run on the play of a world."""
     return Job(
         ROOT / f"{world}-{arm}-{seed}",
-        (f"experiment={world}", "evaluation.episodes=1", f"seed={seed}", *overrides),
+        (f"experiment={EXPERIMENT[world]}", "evaluation.episodes=1", f"seed={seed}", *overrides),
     )
 
 
