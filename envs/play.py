@@ -266,9 +266,7 @@ def register_scene(prefix: str, make: SceneMaker) -> None:
         raise ValueError(f"there already is a scene for {prefix!r}")
 
 
-def expert(
-    env: Any, rng: np.random.Generator | int, settings: PlaySettings | None = None
-) -> Any:
+def expert(env: Any, rng: np.random.Generator | int, settings: PlaySettings | None = None) -> Any:
     """Returns an expert that plays in an environment of this package for ever.
 
     Args:

@@ -67,9 +67,7 @@ class TableTop(MujocoSimEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's name)
     default_camera = "front"
 
-    def __init__(
-        self, env_id: str, task: str, options: Options, *, displaced: float = 0.0
-    ) -> None:
+    def __init__(self, env_id: str, task: str, options: Options, *, displaced: float = 0.0) -> None:
         """Builds the table.
 
         Args:
@@ -215,5 +213,3 @@ class TableTop(MujocoSimEnv):
         self._set_physics(state["physics"])
         self._lamps = np.array(state["lamps"], np.float64)
         self._armed = np.array(state["armed"], bool)
-
-

@@ -37,15 +37,16 @@ def relu_rnn(
     inputs: int, hidden: int, *, bidirectional: bool = False, generator: torch.Generator
 ) -> nn.RNN:
     """Two layers of a ReLU RNN over [B, T, inputs], uniform in +-1/sqrt(hidden) as torch has it."""
-    rnn = nn.utils.skip_init(
-        nn.RNN,
+    # Made without storage first: its own initialisation would draw from the global generator.
+    rnn = nn.RNN(
         inputs,
         hidden,
         num_layers=2,
         nonlinearity="relu",
         batch_first=True,
         bidirectional=bidirectional,
-    )
+        device="meta",
+    ).to_empty(device="cpu")
     bound = hidden**-0.5
     with torch.no_grad():
         for parameter in rnn.parameters():
@@ -228,9 +229,7 @@ class PlanNetworks(nn.Module):
         if planning != "none":
             self.recogniser = Recogniser(states, width, latent, generator=generators["recogniser"])
         if planning == "proposed":
-            self.proposer = Proposer(
-                states, goals, width, latent, generator=generators["proposer"]
-            )
+            self.proposer = Proposer(states, goals, width, latent, generator=generators["proposer"])
         self.decoder = Decoder(
             states,
             goals,

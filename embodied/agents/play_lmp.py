@@ -346,9 +346,7 @@ def recipe(config: PlayLMPConfig, task: RobotTask) -> Recipe:
         trainer.set_probe("play", source.windows(PROBED, config.longest))
 
     until = Until("updates", config.offline_updates)
-    phase = Phase(
-        "offline", learner, source, until, on_enter=enter, eval_every=config.eval_every
-    )
+    phase = Phase("offline", learner, source, until, on_enter=enter, eval_every=config.eval_every)
     return Recipe([phase])
 
 

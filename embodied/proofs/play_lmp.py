@@ -114,9 +114,7 @@ def ablations(seeds: int, jobs: int) -> list[Section]:
         arms[name] = [job("corridors", slug, s, *changes) for s in range(seeds)]
     run_all([j for js in arms.values() for j in js], jobs, "ablations")
     rates = {a: np.array([corridor_rate(j, IN_CORRIDORS) for j in js]) for a, js in arms.items()}
-    rates["no replanning"] = np.array(
-        [corridor_rate(j, IN_CORRIDORS, replan=1000) for j in whole]
-    )
+    rates["no replanning"] = np.array([corridor_rate(j, IN_CORRIDORS, replan=1000) for j in whole])
     rates["a plan for every step"] = np.array(
         [corridor_rate(j, IN_CORRIDORS, replan=1) for j in whole]
     )
@@ -224,8 +222,8 @@ def _tasks(
         "`tabletop/any`: a finger, a drawer, a sliding door, three buttons with lamps behind a "
         "wall that is passed on either side, and a block; MuJoCo at 10 control steps a second, "
         "actions are moves of the finger. 20,000 steps (33 minutes) of scripted play without "
-        f"labels or resets, 6000 updates of 32 windows of 8 to 24 steps; {count[lmp]:,} parameters with plans, "
-        f"{count[gcbc]:,} without. A goal is a state in which the expert leaves the table; "
+        "labels or resets, 6000 updates of 32 windows of 8 to 24 steps; "
+        f"{count[lmp]:,} parameters with plans, {count[gcbc]:,} without. A goal is a state in which the expert leaves the table; "
         "episodes have 60 steps. The experts' demonstrations (80 per task, one way of doing it, "
         "cut at success) are cloned by one network per task. Displaced: the finger is moved "
         f"{DISPLACED} m aside before the episode. {PER_TASK} episodes per task and seed, seeds 0 "
@@ -305,8 +303,8 @@ def _update(arms: dict[str, list[Job]]) -> Section:
     text = (
         "Profiled on one core with torch's profiler, 60 updates of the table-top's runs; the "
         "windows come from the memory-mapped file. Products are the matrix products themselves "
-        "(forward and backward), the rest is element-wise work and the optimizer. Beside it what the "
-        "updates came to: action losses on 256 windows of the play with plans of the recogniser "
+        "(forward and backward), the rest is element-wise work and the optimizer. Beside it what "
+        "the updates came to: action losses on 256 windows of the play with plans of the recogniser "
         "and of the proposer, over all seeds."
     )
     columns = ["arm", "ms per update", "in matrix products", *LOSSES]

@@ -79,7 +79,7 @@ def test_the_finger_may_be_moved_aside():
 
 def test_a_press_turns_a_lamp_over_once():
     env = envs.make("tabletop/button-red")
-    steps, obs = run(env, envs.expert(env), 0)
+    _, obs = run(env, envs.expert(env), 0)
     lamp = obs[8]
     for _ in range(5):  # held down
         obs = env.step(np.array([0, 0, -1.0], np.float32))[0]

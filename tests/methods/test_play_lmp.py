@@ -1,6 +1,7 @@
 """Play-LMP: what each network sees, what plain cloning it contains, and how a plan is followed."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_an_episode_keeps_its_plan_and_memory_for_a_while():
         episode.act(obs())
         plans.append(episode._plan.clone())
         memories.append(episode._memory.clone())
-    same = [torch.equal(a, b) for a, b in zip(plans, plans[1:], strict=False)]
+    same = [torch.equal(a, b) for a, b in itertools.pairwise(plans)]
     assert same == [True, True, False, True, True, False]
     fresh = learner.networks.decoder(
         plans[3], learner.halves(torch.tensor(obs()))[0][:, None],
@@ -185,9 +186,7 @@ def test_steps_of_an_episode_are_those_of_training():
     states, goal = torch.randn(1, 5, 2), torch.randn(1, 2)
     episode = learner.policy(deterministic=True).begin(np.random.default_rng(0))
     episode.generator = None  # likeliest actions and mean plans
-    found = [
-        episode.act(torch.cat((states[:, t], goal), -1).numpy())[0] for t in range(5)
-    ]
+    found = [episode.act(torch.cat((states[:, t], goal), -1).numpy())[0] for t in range(5)]
     encoded = learner.networks.goal(goal)
     plan = learner.networks.prior(states[:, 0], encoded).mean
     mixture, _ = learner.networks.decoder(plan, states, encoded)
