@@ -15,10 +15,10 @@ import numpy as np
 from envs.base import Options, SimEnv, Step
 
 DIRECTIONS = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, 1.0]])  # an end lies at +-1 of them
-RADIUS = 0.15  # largest deviation of a coordinate from the corridor's line
-STEP = 0.25  # of a coordinate, per unit of action
+RADIUS = 0.2  # largest deviation of a coordinate from the corridor's line
+STEP = 0.4  # of a coordinate, per unit of action
 END, MIDDLE = 0.85, 0.3  # a lamp turns over beyond the one, and is armed again below the other
-CONTROL_STEPS = 30
+CONTROL_STEPS = 20
 
 
 class Corridors(SimEnv):
@@ -129,7 +129,7 @@ class CorridorWalk:
         which = self._rng.integers(2) if self._playing or not len(wrong) else wrong[0]
         end = DIRECTIONS[which] * self._rng.choice([-1.0, 1.0])
         self._targets = [end.tolist(), [0.0, 0.0, 0.0]]
-        self._speed = float(self._rng.uniform(0.6, 1.0))
+        self._speed = float(self._rng.uniform(0.8, 0.9))
 
     def act(self, obs: np.ndarray, info: dict[str, Any] | None = None) -> np.ndarray:
         """Returns `float32[3]` in [-1, 1]; `obs` is not looked at."""

@@ -144,7 +144,7 @@ def make(
             with success, else 0.
         horizon: calls of `step` until truncation. By default the simulator's own episode length
             (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, the
-            table-top 60, maze and corridors 30 control steps) divided by `action_repeat`.
+            table-top 60, maze 30, corridors 20 control steps) divided by `action_repeat`.
         terminate_on_success: end the episode at its first success.
         action_repeat: control steps per call of `step`.
         image_size: side of a pixel observation.
