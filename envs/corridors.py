@@ -1,11 +1,11 @@
 """Corridors whose directions are right or wrong as a whole: where a policy needs a plan.
 
 A point starts in the middle of two straight corridors in space, along (1, 1, 1) and (1, -1, 1).
-Reaching either end of corridor k turns lamp k over; leaving the corridors ends the episode. Asked
-to turn a lamp over and come back, either end is right, but the three numbers of an action must fit
-together: a policy whose action dimensions are independent given what it sees, and whose marginals
-are those of the data, enters the right corridor in one of four attempts. A plan that is drawn
-once, as in Play-LMP (Lynch et al. 2019, arXiv 1903.01973), settles it.
+Reaching either end of corridor k turns lamp k over, and a spring brings the point back; leaving the
+corridors ends the episode. Asked to turn a lamp over, either end is right, but the three numbers of
+an action must fit together: a policy whose action dimensions are independent given what it sees,
+and whose marginals are those of the data, enters the right corridor in one of four attempts. A plan
+that is drawn once, as in Play-LMP (Lynch et al. 2019, arXiv 1903.01973), settles it.
 """
 
 from typing import Any
@@ -17,15 +17,16 @@ from envs.base import Options, SimEnv, Step
 DIRECTIONS = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, 1.0]])  # an end lies at +-1 of them
 RADIUS = 0.2  # largest deviation of a coordinate from the corridor's line
 STEP = 0.4  # of a coordinate, per unit of action
-END, MIDDLE = 0.85, 0.3  # a lamp turns over beyond the one, and is armed again below the other
-CONTROL_STEPS = 20
+END = 0.85  # of a corridor, beyond which its lamp turns over
+MIDDLE = 0.15  # largest coordinate where a walk begins
+CONTROL_STEPS = 12
 
 
 class Corridors(SimEnv):
     """Moves a point by `STEP * action` in space.
 
     Observation: position (3), lamps (2), then the same five numbers of the goal, which are the
-    middle and one lamp turned over. Reward: 1 where lamps and position are as in the goal, else 0.
+    middle and one lamp turned over. Reward: 1 where the lamps are as in the goal, else 0.
     Leaving the corridors is terminal.
     """
 
@@ -39,13 +40,12 @@ class Corridors(SimEnv):
             task_kwargs={},
         )
         self.position, self.lamps = np.zeros(3), np.zeros(2)
-        self._armed, self.goal = np.ones(2, bool), np.zeros(5)
+        self.goal = np.zeros(5)
 
     def _reset_task(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         self.position = rng.uniform(-0.05, 0.05, 3)
         self.lamps = rng.integers(0, 2, 2).astype(float)
-        self._armed = np.ones(2, bool)
         wanted = self.lamps.copy()
         changed = rng.integers(2)
         wanted[changed] = 1.0 - wanted[changed]
@@ -57,11 +57,10 @@ class Corridors(SimEnv):
         along = self.position @ DIRECTIONS.T / 3.0
         aside = np.abs(self.position - np.clip(along, -1.1, 1.1)[:, None] * DIRECTIONS).max(-1)
         inside = aside < RADIUS
-        reached = inside & (np.abs(along) > END) & self._armed
-        self.lamps[reached] = 1.0 - self.lamps[reached]
-        self._armed = (self._armed & ~reached) | (np.abs(along) < MIDDLE)
-        back = np.abs(self.position).max() < MIDDLE
-        success = bool(back and np.array_equal(self.lamps, self.goal[3:]))
+        for end in np.flatnonzero(inside & (np.abs(along) > END)):
+            self.lamps[end] = 1.0 - self.lamps[end]
+            self.position = self.position - np.sign(along[end]) * DIRECTIONS[end]
+        success = bool(np.array_equal(self.lamps, self.goal[3:]))
         return Step(self._seen(), float(success), success, not inside.any())
 
     def _seen(self) -> np.ndarray:
@@ -79,13 +78,11 @@ class Corridors(SimEnv):
         return {
             "position": self.position.copy(),
             "lamps": self.lamps.copy(),
-            "armed": self._armed.copy(),
         }
 
     def _set_task_state(self, state: dict[str, Any]) -> None:
         self.position = np.array(state["position"], np.float64)
         self.lamps = np.array(state["lamps"], np.float64)
-        self._armed = np.array(state["armed"], bool)
 
     def _frame(self, height: int, width: int, camera: str | int | None) -> np.ndarray:
         """Draws x to the right and y up, whatever the camera; lamps are the upper corners."""
@@ -101,7 +98,7 @@ class Corridors(SimEnv):
 
 
 class CorridorWalk:
-    """Walks out to an end of a corridor and back, for ever; an `envs.Expert`."""
+    """Walks out to an end of a corridor, and to another, for ever; an `envs.Expert`."""
 
     action_dim = 3
 
@@ -119,26 +116,23 @@ class CorridorWalk:
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """Begins an episode; `rng` replaces the generator."""
         self._rng = self._rng if rng is None else rng
-        self._targets: list[list[float]] = []
+        self._end: list[float] = []
         self._speed = 1.0
 
     def _choose(self) -> None:
-        """The next walk: to one of the ends, and back."""
+        """The next end to walk to."""
         env = self._env
         wrong = np.flatnonzero(env.lamps != env.goal[3:])
         which = self._rng.integers(2) if self._playing or not len(wrong) else wrong[0]
-        end = DIRECTIONS[which] * self._rng.choice([-1.0, 1.0])
-        self._targets = [end.tolist(), [0.0, 0.0, 0.0]]
+        self._end = (DIRECTIONS[which] * self._rng.choice([-1.0, 1.0])).tolist()
         self._speed = float(self._rng.uniform(0.8, 0.9))
 
     def act(self, obs: np.ndarray, info: dict[str, Any] | None = None) -> np.ndarray:
         """Returns `float32[3]` in [-1, 1]; `obs` is not looked at."""
         position = self._env.position
-        if self._targets and np.abs(position - self._targets[0]).max() < 0.1:
-            self._targets.pop(0)
-        if not self._targets:
+        if not self._end or np.abs(position).max() < MIDDLE:
             self._choose()
-        way = (np.array(self._targets[0]) - position) / STEP
+        way = (np.array(self._end) - position) / STEP
         way *= min(1.0, self._speed / np.abs(way).max())
         way += 0.05 * self._rng.standard_normal(3)
         return np.clip(way, -1.0, 1.0).astype(np.float32)
@@ -147,12 +141,12 @@ class CorridorWalk:
         """Returns what later actions depend on, as numbers, lists and dicts."""
         return {
             "rng": self._rng.bit_generator.state,
-            "targets": [list(target) for target in self._targets],
+            "end": list(self._end),
             "speed": self._speed,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues from a state that `get_state` returned."""
         self._rng.bit_generator.state = state["rng"]
-        self._targets = [list(target) for target in state["targets"]]
+        self._end = list(state["end"])
         self._speed = state["speed"]

@@ -151,7 +151,7 @@ def instruction(env_id: str) -> str:
     if suite == "tabletop":
         return _TABLETOP.get(task, "")
     if suite == "corridors":
-        return "turn one lamp over and come back"
+        return "turn one lamp over"
     if suite == "maze":
         return "reach the goal behind the wall"
     domain, _, name = task.partition("-")

@@ -4,6 +4,7 @@ Lynch et al. 2019, arXiv 1903.01973. Shapes: B windows of T steps, states [B, T,
 plans [B, Z], actions with A dimensions, mixtures of M logistics.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -166,6 +167,17 @@ class Decoder(nn.Module):
         else:
             self.rnn = None
             self.head = MLP(inputs, (hidden, hidden), outputs, generator=generator)
+        self._spread()
+
+    def _spread(self) -> None:
+        """Start with components side by side over [-1, 1], each as wide as the gaps."""
+        actions, components = self.shape
+        output = self.head.linears[-1]
+        with torch.no_grad():
+            output.weight.mul_(0.1)
+            bias = output.bias.view(3, actions, components)
+            bias[1] = (torch.arange(components) + 0.5) * (2.0 / components) - 1.0
+            bias[2] = -math.log(components)
 
     def forward(
         self, plan: Tensor, states: Tensor, goal: Tensor, memory: Tensor | None = None

@@ -32,7 +32,8 @@ Deviations:
 5. Gradients are clipped (`clip_norm`); beta rises linearly over `warmup` updates. Both are off in
    the paper; set clip_norm=0 and warmup=0.
 6. Sampled actions are clipped to [-1, 1].
-7. Asked without the memory of an episode (`begin`), the policy makes a plan for each observation.
+7. The decoder starts with its components side by side over [-1, 1], each as wide as the gaps.
+8. Asked without the memory of an episode (`begin`), the policy makes a plan for each observation.
 """
 
 from __future__ import annotations

@@ -136,9 +136,9 @@ def walk(env, direction, steps):
 def test_an_end_turns_its_lamp_over_and_leaving_ends_it(line, side):
     env = envs.make("corridors/point-v0")
     obs, _ = env.reset(seed=1)
-    steps = int(np.ceil(1.0 / (0.8 * STEP)))
+    steps = int(np.ceil(0.95 / (0.8 * STEP)))
     seen, _, terminated, _, _ = walk(env, side * DIRECTIONS[line], steps)
-    assert not terminated
+    assert not terminated and np.abs(seen[:3]).max() < 0.2  # back in the middle
     assert seen[3 + line] == 1 - obs[3 + line] and seen[4 - line] == obs[4 - line]
     env.reset(seed=1)
     wrong = side * DIRECTIONS[line] * [1, 1, -1]
@@ -157,7 +157,7 @@ def test_expert_and_player_stay_inside():
     for _ in range(1500):
         obs, _, terminated, _, _ = env.step(player.act(obs))
         assert not terminated
-        if np.abs(obs[:3]).max() > 0.85:
+        if np.abs(obs[:3]).max() > 0.5:
             ends.append(tuple(np.sign(obs[:3])))
     assert len(set(ends)) == 4
     saved = json.loads(json.dumps(player.get_state()))
