@@ -36,7 +36,7 @@ DISPLACED = 0.15  # m
 EXPERIMENT = {"corridors": "corridors", "tabletop": "play"}  # their settings
 LOSSES = ("loss, posterior", "loss, prior", "KL")
 GCBC = "method.planning=none"
-GCBC_WIDTHS = {"corridors": 320, "tabletop": 212}  # for as many parameters as with plans
+GCBC_WIDTH = 212  # for as many parameters as with plans, in both worlds
 ABLATIONS = {
     "fixed N(0, 1) prior": ("method.planning=standard",),
     "beta = 0": ("method.beta=0",),
@@ -67,7 +67,7 @@ def job(world: str, arm: str, seed: int, *overrides: str) -> Job:
 
 def pair(world: str, seeds: int) -> dict[str, list[Job]]:
     """Play-LMP and Play-GCBC."""
-    width = f"method.width={GCBC_WIDTHS[world]}"
+    width = f"method.width={GCBC_WIDTH}"
     return {
         "Play-LMP": [job(world, "lmp", s) for s in range(seeds)],
         "Play-GCBC": [job(world, "gcbc", s, GCBC, width) for s in range(seeds)],
@@ -86,9 +86,9 @@ def corridors(seeds: int, jobs: int) -> list[Section]:
     ]
     text = (
         "A point between two straight corridors in space; turning over the lamp at either end of "
-        "the right one and coming back is asked for, leaving the corridors ends the episode. The "
+        "the right one is asked for, leaving the corridors ends the episode. The "
         "decoder has no memory and its mixtures are independent in each of three dimensions, so "
-        "only a plan can make them agree in the middle. 20,000 steps of play, 4000 updates, "
+        "only a plan can make them agree in the middle. 20,000 steps of play, 2500 updates, "
         f"{IN_CORRIDORS} episodes per seed, seeds 0 to {seeds - 1}. The losses are action losses "
         "on 256 windows of the play, with plans of the recogniser and of the proposer."
     )
@@ -141,7 +141,7 @@ def ablations(seeds: int, jobs: int) -> list[Section]:
     text = (
         "Each arm changes one thing of the Play-LMP above. The last two are that policy itself, "
         "which acts with one plan for the whole episode or with a new one for every step (instead "
-        "of every 16 steps)."
+        "of every 4 steps)."
     )
     columns = ["arm", "success", "by seed", *LOSSES]
     return [Section("Ablations", text, columns, rows, gates=gates)]
@@ -223,8 +223,8 @@ def _tasks(
         "wall that is passed on either side, and a block; MuJoCo at 10 control steps a second, "
         "actions are moves of the finger. 20,000 steps (33 minutes) of scripted play without "
         "labels or resets, 6000 updates of 32 windows of 8 to 24 steps; "
-        f"{count[lmp]:,} parameters with plans, {count[gcbc]:,} without. A goal is a state in which the expert leaves the table; "
-        "episodes have 60 steps. The experts' demonstrations (80 per task, one way of doing it, "
+        f"{count[lmp]:,} parameters with plans, {count[gcbc]:,} without. "
+        "A goal is a state in which the expert leaves the table; episodes have 60 steps. The experts' demonstrations (80 per task, one way of doing it, "
         "cut at success) are cloned by one network per task. Displaced: the finger is moved "
         f"{DISPLACED} m aside before the episode. {PER_TASK} episodes per task and seed, seeds 0 "
         f"to {seeds - 1}. The paper has 18 tasks, pictures, 3 hours of people's play and networks "
@@ -304,8 +304,8 @@ def _update(arms: dict[str, list[Job]]) -> Section:
         "Profiled on one core with torch's profiler, 60 updates of the table-top's runs; the "
         "windows come from the memory-mapped file. Products are the matrix products themselves "
         "(forward and backward), the rest is element-wise work and the optimizer. Beside it what "
-        "the updates came to: action losses on 256 windows of the play with plans of the recogniser "
-        "and of the proposer, over all seeds."
+        "the updates came to: action losses on 256 windows of the play, with plans of the "
+        "recogniser and of the proposer, over all seeds."
     )
     columns = ["arm", "ms per update", "in matrix products", *LOSSES]
     return Section("An update", text, columns, rows)
