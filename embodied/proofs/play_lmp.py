@@ -45,9 +45,9 @@ ABLATIONS = {
 }
 DEMONSTRATIONS = (
     "method=bc",
-    "method.hidden=[256,256]",
+    "method.hidden=[128,128]",
     "method.actor_layer_norm=true",
-    "method.offline_updates=3000",
+    "method.offline_updates=2000",
     "env_args.terminate_on_success=true",
     "data=scripted",
     "collect.episodes=80",
@@ -222,7 +222,7 @@ def _tasks(
         "`tabletop/any`: a finger, a drawer, a sliding door, three buttons with lamps behind a "
         "wall that is passed on either side, and a block; MuJoCo at 10 control steps a second, "
         "actions are moves of the finger. 20,000 steps (33 minutes) of scripted play without "
-        "labels or resets, 6000 updates of 32 windows of 8 to 24 steps; "
+        "labels or resets, 3000 updates of 64 windows of 8 to 20 steps; "
         f"{count[lmp]:,} parameters with plans, {count[gcbc]:,} without. "
         "A goal is a state in which the expert leaves the table; episodes have 60 steps. The experts' demonstrations (80 per task, one way of doing it, "
         "cut at success) are cloned by one network per task. Displaced: the finger is moved "
