@@ -74,7 +74,7 @@ class PlayLMPConfig:
         planning: proposed, standard (plans from N(0, 1) instead of the proposer) or none (GCBC).
         latent: width of a plan (256 in calvin).
         goal: width of an encoded goal (32 in calvin).
-        width: of the layers of recogniser, proposer and decoder (2048 in the paper).
+        width: of the layers of recogniser, proposer and decoder (2048 in the paper, for a GPU).
         goal_width: of the goal encoder's two layers (2048 in calvin).
         recurrent: whether the decoder is an RNN, else it sees the present state only.
         components: logistics per action dimension.
@@ -99,8 +99,8 @@ class PlayLMPConfig:
     planning: str = "proposed"
     latent: int = 256
     goal: int = 32
-    width: int = 2048
-    goal_width: int = 2048
+    width: int = 512
+    goal_width: int = 512
     recurrent: bool = True
     components: int = 10
     classes: int = 256
@@ -171,6 +171,12 @@ class PlayLMP:
         self.noise = task.streams.torch("play_lmp/update", self.device)
         self.exploration = task.streams.torch("play_lmp/act", self.device)
         self.steps = 0
+        self._draw_length()
+
+    def _draw_length(self) -> None:
+        """Choose the length of the next update's windows."""
+        config = self.config
+        self.length = int(self.lengths.integers(config.shortest, config.longest + 1))
 
     def measure(self, source: Source) -> None:
         """Set the scale of observations: zero mean and unit deviation over windows of play."""
@@ -191,8 +197,7 @@ class PlayLMP:
     def update(self, source: Source) -> Metrics:
         """One step on windows of one length."""
         config = self.config
-        length = int(self.lengths.integers(config.shortest, config.longest + 1))
-        batch = source.windows(config.batch_size, length)
+        batch = source.windows(config.batch_size, self.length)
         check_batch(batch)
         states, _ = self.halves(batch["observation"])
         goal = self.networks.goal(states[:, -1])
@@ -206,6 +211,7 @@ class PlayLMP:
         loss.backward()
         norm = self.optimizer.step()
         self.steps += 1
+        self._draw_length()
         return {
             "play/nll": nll.detach(),
             "play/kl": divergence.detach(),
@@ -256,6 +262,7 @@ class PlayLMP:
             "optimizer": self.optimizer.state_dict(),
             "shift": self.shift,
             "scale": self.scale,
+            "length": self.length,
             "lengths": self.lengths.bit_generator.state,
             "noise": self.noise.get_state(),
             "exploration": self.exploration.get_state(),
@@ -268,6 +275,7 @@ class PlayLMP:
         self.optimizer.load_state_dict(state["optimizer"])
         self.shift.copy_(state["shift"])
         self.scale.copy_(state["scale"])
+        self.length = state["length"]
         self.lengths.bit_generator.state = state["lengths"]
         self.noise.set_state(state["noise"].cpu())
         self.exploration.set_state(state["exploration"].cpu())
@@ -360,5 +368,5 @@ register(
     recipe=recipe,
     paper="https://arxiv.org/abs/1903.01973",
     summary="Goal-reaching from unlabelled play, with latent plans for the many ways there",
-    updates=("networks", "optimizer", "lengths", "noise", "steps"),
+    updates=("networks", "optimizer", "length", "lengths", "noise", "steps"),
 )
