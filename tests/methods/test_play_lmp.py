@@ -123,7 +123,7 @@ def test_a_plan_explains_what_the_state_does_not():
     settings = dict(
         batch_size=rows, shortest=steps, longest=steps, recurrent=False, components=1, beta=1e-3
     )
-    settings |= dict(clip_norm=0.0, lr=5e-3, width=16)
+    settings |= dict(lr=5e-3, width=16, least_log_scale=-4.0)
     loss = {}
     for planning in ("proposed", "none"):
         learner = make(planning=planning, **settings)
