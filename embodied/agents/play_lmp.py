@@ -80,9 +80,10 @@ class PlayLMPConfig:
         components: logistics per action dimension.
         classes: values per action dimension.
         least_log_scale: lower clip of the logistics' log scale.
-        beta: weight of the KL divergence (0.01 in the paper, 0.001 in calvin, 0.01 in hulc). A nat
-            about the noise of actions, which states betray, saves up to 1 / length of the action
-            loss: for plans without it the posterior's share, (1 - alpha) beta, must be larger.
+        beta: weight of the KL divergence (0.01 in the paper, 0.001 in calvin, 0.01 in hulc). The
+            action loss is a mean over steps, so the shorter the windows, the more a nat saves and
+            the larger beta has to be; too small, plans carry the noise of actions, which the
+            states betray, too large, they carry nothing.
         alpha: share of the KL's gradient that moves the proposer; -1 for the plain KL, which moves
             both with weight 1 (0.8 in hulc, plain in paper and calvin).
         warmup: updates over which beta rises from 0.
