@@ -133,12 +133,13 @@ class Trained:
         self.columns = space_columns(vector.envs[0])
         vector.close()
         self._policy = learnt.policy()
+        self._begun: dict[int, Any] = {}
         self._spaces = learnt.task.observation_shape, (learnt.task.action_dim,)
         counters = {key: learnt.counters[key] for key in ("env_steps", "updates")}
         self.description = {"name": run.name, **counters}
 
     def begin(self, slot: int, env: Any, rng: np.random.Generator) -> None:
-        """Checks that the policy fits the environment.
+        """Checks that the policy fits the environment, and gives the episode one of its own.
 
         Raises:
             UserError: it does not.
@@ -149,10 +150,14 @@ class Trained:
                 f"{self.description['name']} maps observations {self._spaces[0]} to actions "
                 f"{self._spaces[1]}, {task_text(env)!r} has {spaces[0]} and {spaces[1]}"
             )
+        if hasattr(self._policy, "begin"):
+            self._begun[slot] = self._policy.begin(rng)
 
     def act(self, slots: Sequence[int], observations: Sequence[Any]) -> list[np.ndarray]:
-        """The mode of the policy's actions."""
-        return [self._policy.act(one_row(observation))[0] for observation in observations]
+        """What the policy does without exploration; in slots not begun, without memory."""
+        policies = [self._begun.get(slot, self._policy) for slot in slots]
+        pairs = zip(policies, observations, strict=True)
+        return [policy.act(one_row(observation))[0] for policy, observation in pairs]
 
     def close(self) -> None:
         """Does nothing."""

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 import envs
-from embodied.actors import SCRIPTED
 from embodied.agents.task import RobotTask
-from embodied.collection import EpisodeHook, quiet, scripted_dataset
+from embodied.collection import MADE, EpisodeHook, made_dataset, quiet
 from embodied.core import ranks, registry
 from embodied.core.collector import EnvCollector
 from embodied.core.evaluate import Evaluator
@@ -34,6 +33,7 @@ from embodied.datasets import (
     load_episodes,
     make_env,
     open_dataset,
+    packed_rows,
     with_arguments,
 )
 from embodied.settings import (
@@ -114,7 +114,7 @@ def build_task(
 
     Args:
         settings: see `embodied.settings.compose`.
-        on_episode: told about each episode collected for `data=scripted`.
+        on_episode: told about each episode collected for `data=scripted` or play.
         read_data: False where nothing will be trained, so the data need not be there.
     """
     train = settings.train
@@ -134,7 +134,7 @@ def build_task(
         )
     dataset = None
     if train.data and read_data:
-        path = train.data if train.data != SCRIPTED else scripted_dataset(settings, on_episode)
+        path = made_dataset(settings, on_episode) if train.data in MADE else train.data
         dataset = open_dataset(path, train.env, observation, action)
     scaling = None
     if train.scale_observations and not train.data:
@@ -147,6 +147,7 @@ def build_task(
         streams=streams,
         collector=EnvCollector(vector, streams.numpy("environment"), scaling),
         episodes=(lambda: load_episodes(dataset, scaling)) if train.data else None,
+        packed=(lambda: packed_rows(dataset)) if train.data else None,
         fingerprint="" if dataset is None else dataset.fingerprint,
         reward=RewardTransform(train.reward.scale, train.reward.bias),
         sparse=train.env_args.get("reward", "dense") == "sparse",
@@ -166,7 +167,7 @@ def build(
     Args:
         settings: see `embodied.settings.compose`.
         command: how it was asked for; written to run.json.
-        on_episode: told about each episode collected for `data=scripted`.
+        on_episode: told about each episode collected for `data=scripted` or play.
 
     Raises:
         UserError: for anything the user can mend.
@@ -252,7 +253,7 @@ def start(
     Args:
         overrides: settings as on the command line.
         command: how it was asked for; written to run.json.
-        on_episode: told about each episode collected for `data=scripted`.
+        on_episode: told about each episode collected for `data=scripted` or play.
 
     Raises:
         UserError: for anything the user can mend.

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import envs
 from embodied import data
-from embodied.actors import SCRIPTED, Actor, is_run
+from embodied.actors import PLAY, SCRIPTED, Actor, is_run
 from embodied.core.types import UserError
 from embodied.data import EmptyDataset, EpisodeWriter
 from embodied.datasets import describe_dataset, make_env, task_ids
@@ -250,11 +250,16 @@ def dropped(dataset: data.Reader) -> int:
     return sum(index + 1 for index in last.values()) - dataset.num_episodes
 
 
-def scripted_dataset(settings: Settings, on_episode: EpisodeHook = quiet) -> Path:
-    """Where `data=scripted` lives, collected if it is not there yet."""
+MADE = (SCRIPTED, PLAY)  # what data= may name beside a directory
+
+
+def made_dataset(settings: Settings, on_episode: EpisodeHook = quiet) -> Path:
+    """Where `data=scripted` or `data=play` lives, collected if it is not there yet."""
     train = settings.train
     args = {**train.env_args, **train.data_env_args}
     made_from = [train.env, args, dataclasses.asdict(train.collect)]
+    if train.data != SCRIPTED:
+        made_from.append(train.data)
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
     root = Path("runs") / "data" / f"{train.env.replace('/', '-')}-{key}"
     try:
@@ -262,7 +267,7 @@ def scripted_dataset(settings: Settings, on_episode: EpisodeHook = quiet) -> Pat
     except (data.DatasetNotFound, EmptyDataset):
         have = 0
     if have < train.collect.episodes:
-        collect(root, train.env, args, train.collect, on_episode)
+        collect(root, train.env, args, train.collect, on_episode, policy=train.data)
     return root
 
 

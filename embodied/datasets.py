@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,7 +14,7 @@ import numpy as np
 import envs
 from embodied.core.scaling import ObservationScaling
 from embodied.core.types import UserError
-from embodied.data import Dataset, Reader
+from embodied.data import CorruptDataset, Dataset, DatasetNotFound, Packed, Reader, pack
 
 Shape: TypeAlias = tuple[int, ...]
 COLUMNS = (
@@ -92,6 +94,36 @@ def load_episodes(
         }
         for i in range(dataset.num_episodes)
     ]
+
+
+def packed_rows(dataset: Reader, home: Path = Path("runs") / "packed") -> Packed:
+    """States and actions of a dataset in one memory-mapped file, made when first asked for.
+
+    Args:
+        dataset: of any format.
+        home: where such files lie, each named by the fingerprint of its dataset.
+    """
+    root = home / dataset.fingerprint[:16]
+    packed = _opened(root, dataset.fingerprint)
+    if packed is not None:
+        return packed
+    shutil.rmtree(root, ignore_errors=True)  # damaged, if anything
+    own = root.with_name(f"{root.name}.{os.getpid()}")
+    pack(dataset, own, names=COLUMNS[:2])
+    try:
+        os.rename(own, root)
+    except OSError:  # another run has made it in the meantime
+        shutil.rmtree(own)
+    return Packed.open(root, verify=False)
+
+
+def _opened(root: Path, fingerprint: str) -> Packed | None:
+    """The rows packed there, if they are sound and of this dataset."""
+    try:
+        packed = Packed.open(root)
+    except (DatasetNotFound, CorruptDataset):
+        return None
+    return packed if packed.fingerprint == fingerprint else None
 
 
 def describe_dataset(dataset: Reader, path: str | Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class RewardSettings:
 
 @dataclass
 class CollectSettings:
-    """Data made by the task's scripted policy when `data=scripted`, and by `embodied collect`.
+    """Data made for `data=scripted` (by the task's expert), `data=play` and `embodied collect`.
 
     Attributes:
         episodes: how many.
@@ -155,9 +155,8 @@ class TrainSettings:
         env: environment id, such as metaworld/door-open-v3.
         env_args: arguments of the environment: obs, reward, horizon, terminate_on_success, ...
         data_env_args: what differs from env_args where scripted data is collected.
-        task: of a language method, such as chain, or a game, such as tictactoe. `rows` only
-            learns from the rows of `data`; it is what null means for data and a model of yours
-            without a reward, otherwise null means chain.
+        task: of a language method: chain, ..., a game, or `rows`, which nothing judges; null means
+            rows for data and a model of yours without a reward, else chain.
         task_args: its options: length, reward (final, all_steps) and turns (asked to look again
             when evaluated), and those of the task.
         model: of a language method: a folder or hub id, or `tiny` for the task's own base model.
@@ -170,7 +169,7 @@ class TrainSettings:
         reward: transform of an environment's rewards (`reward.bias=-1`); for a language method also
             `reward=maths`, format or code, which judge by the rows' own facts (reward.KEY=VALUE).
         scale_observations: centre and scale observations by the offline data's statistics.
-        data: a dataset directory, `scripted` to collect one first, or null.
+        data: a dataset directory, `scripted` or `play` to collect one first, or null.
         collect: how a scripted dataset is made.
         seed: every random stream of the run comes from it.
         evaluation: fixed initial states.
@@ -309,8 +308,7 @@ def compose(overrides: Sequence[str] = ()) -> Settings:
         name = type(built.reward).__name__.lower()
         raise UserError(f"reward={name} judges answers; {method_id} learns from an environment")
     if built.task is None:
-        judged = not isinstance(built.reward, RewardSettings)
-        own = built.data and built.model != "tiny" and not judged
+        own = built.data and built.model != "tiny" and isinstance(built.reward, RewardSettings)
         built.task = full.task = "rows" if own else "chain"
     plain = {"method_id": method_id, **OmegaConf.to_container(full, resolve=True)}
     return Settings(method_id, built.method, built, tuple(overrides), plain)
@@ -407,10 +405,9 @@ def default_directory(settings: Settings) -> Path:
     train = settings.train
     what = train.env
     if registry.get(settings.method_id).kind == "text":
-        judged = not isinstance(train.reward, RewardSettings)
-        what = type(train.reward).__name__.lower() if judged else train.task
-        if train.task == "rows" and not judged:
-            what = Path(train.data).stem
+        what = train.task if train.task != "rows" else Path(train.data or "rows").stem
+        if not isinstance(train.reward, RewardSettings):
+            what = type(train.reward).__name__.lower()
     return Path("runs") / f"{settings.method_id}-{what.replace('/', '-')}-{train.seed}"
 
 

@@ -16,7 +16,8 @@ Settings are key=value; `embodied train --settings` lists them all with their de
   method=ID              what is trained: `embodied methods` lists them
   env=ID                 e.g. metaworld/door-open-v3, dm_control/walker-walk, maze/point-v0
   env_args.reward=sparse env_args.horizon=200 env_args.terminate_on_success=true
-  data=PATH              offline data; data=scripted collects some first (collect.episodes=...)
+  data=PATH              offline data; data=scripted collects some first (collect.episodes=...),
+                         data=play unlabelled play without resets
   task=chain model=PATH  of a language method: its task (chain, add, sort, edit), and a model of
                          transformers (or tiny); data=rows.jsonl: prompts, completions or
                          preferences as TRL takes them; or a game (tictactoe, kuhn, negotiation),

@@ -56,6 +56,18 @@ _METAWORLD = {
     "window-close": "close the window",
     "window-open": "open the window",
 }
+_TABLETOP = {
+    "any": "do what the goal shows",
+    "drawer-open": "open the drawer",
+    "drawer-close": "close the drawer",
+    "door-left": "slide the door to the left",
+    "door-right": "slide the door to the right",
+    "button-red": "press the red button",
+    "button-green": "press the green button",
+    "button-blue": "press the blue button",
+    "block-left": "push the block to the left",
+    "block-right": "push the block to the right",
+}
 _ROBOSUITE = {
     "Lift": "lift the cube",
     "Stack": "stack the red cube on the green cube",
@@ -136,9 +148,13 @@ def instruction(env_id: str) -> str:
         return _METAWORLD.get(task.removesuffix("-v3"), "")
     if suite == "robosuite":
         return _ROBOSUITE.get(task, "")
+    if suite == "tabletop":
+        return _TABLETOP.get(task, "")
+    if suite == "corridors":
+        return "turn one lamp over"
     if suite == "maze":
         return "reach the goal behind the wall"
-    if suite == "table":
+    if suite == "puck":
         return "push the puck to the goal" if task == "push-goal-v0" else "push the puck about"
     domain, _, name = task.partition("-")
     sentences = _DM_CONTROL.get(domain.removesuffix("_CMU"), {})

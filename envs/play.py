@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from envs.base import UnknownTask
-from envs.skills import CLOSED, HERE, OPEN, Arm, SkillExpert, Waypoint
+from envs.skills import CLOSED, HERE, OPEN, Arm, SkillExpert, Waypoint, arm_of
 
 Look = Mapping[str, float]
 
@@ -85,8 +85,6 @@ class PlaySettings:
 class PlayExpert:
     """Plays; an `envs.Expert` that takes no notice of success."""
 
-    action_dim = SkillExpert.action_dim
-
     def __init__(
         self, env: Any, scene: Scene, rng: np.random.Generator, settings: PlaySettings | None = None
     ) -> None:
@@ -102,7 +100,8 @@ class PlayExpert:
         self.tally = {skill.name: [0, 0] for skill in scene.skills}  # tried, achieved
         self._skills = {skill.name: skill for skill in scene.skills}
         self._walk = SkillExpert(env, self._next)
-        self._arm = Arm(env.unwrapped)
+        self._arm = arm_of(env.unwrapped)
+        self.action_dim: int = self._arm.action_dim
         self.reset(rng)
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
@@ -113,11 +112,11 @@ class PlayExpert:
         self._before: dict[str, float] = {}
 
     def act(self, obs: np.ndarray, info: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Returns `float32[7]` in [-1, 1]; `obs` is not looked at."""
+        """Returns `float32[action_dim]` in [-1, 1]; `obs` is not looked at."""
         if self._doing:
             self._watch()
-        action = self._walk.act(obs, info)
-        action[:-1] += self._noise * self._rng.standard_normal(len(action) - 1)
+        action, moving = self._walk.act(obs, info), self._arm.moving
+        action[:moving] += self._noise * self._rng.standard_normal(moving)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def look(self) -> dict[str, float]:
@@ -249,6 +248,7 @@ _SCENE_MODULES = (
     "envs.play_cubes",
     "envs.play_door",
     "envs.play_libero",
+    "envs.play_tabletop",
 )  # they call register_scene
 
 
@@ -266,9 +266,7 @@ def register_scene(prefix: str, make: SceneMaker) -> None:
         raise ValueError(f"there already is a scene for {prefix!r}")
 
 
-def expert(
-    env: Any, rng: np.random.Generator | int, settings: PlaySettings | None = None
-) -> PlayExpert:
+def expert(env: Any, rng: np.random.Generator | int, settings: PlaySettings | None = None) -> Any:
     """Returns an expert that plays in an environment of this package for ever.
 
     Args:
@@ -279,9 +277,11 @@ def expert(
     Raises:
         UnknownTask: there is no scene for it, or its robot or controller has no skills.
     """
+    env = env.unwrapped
+    if hasattr(env, "player"):
+        return env.player(rng)
     for module in _SCENE_MODULES:
         importlib.import_module(module)
-    env = env.unwrapped
     name = env.identity["id"]
     fits = [prefix for prefix in _SCENES if name.startswith(prefix)]
     if not fits:

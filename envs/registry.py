@@ -43,6 +43,10 @@ Lift Stack Door NutAssembly NutAssemblySingle NutAssemblySquare NutAssemblyRound
 PickPlaceSingle PickPlaceMilk PickPlaceBread PickPlaceCereal PickPlaceCan Wipe TwoArmLift
 TwoArmPegInHole TwoArmHandover
 """
+_TABLETOP = """
+drawer-open drawer-close door-left door-right button-red button-green button-blue block-left
+block-right
+"""
 _LIBERO = {
     "libero_spatial": 10,
     "libero_object": 10,
@@ -56,7 +60,9 @@ _TASKS = {
     "robosuite": tuple(_ROBOSUITE.split()),
     "libero": tuple(f"{suite}/{i}" for suite, count in _LIBERO.items() for i in range(count)),
     "maze": ("point-v0",),
-    "table": ("push-v0", "push-goal-v0"),
+    "puck": ("push-v0", "push-goal-v0"),
+    "corridors": ("point-v0",),
+    "tabletop": ("any", *_TABLETOP.split()),
 }
 _ARMS = {"real": ("panda_twin",)}
 """They cannot be put back into a state, and an episode of theirs begins where the arm came to rest:
@@ -67,7 +73,9 @@ _ADAPTERS = {
     "robosuite": ("envs.robosuite", "RobosuiteEnv"),
     "libero": ("envs.libero", "LiberoEnv"),
     "maze": ("envs.maze", "PointMaze"),
-    "table": ("envs.push", "PushTable"),
+    "puck": ("envs.push", "PushTable"),
+    "corridors": ("envs.corridors", "Corridors"),
+    "tabletop": ("envs.tabletop", "TableTop"),
     "real": ("envs.twin_arm", "TwinArm"),
 }
 _PACKAGES = {
@@ -76,7 +84,9 @@ _PACKAGES = {
     "robosuite": ("robosuite", "mujoco"),
     "libero": ("hf-libero", "robosuite", "mujoco"),
     "maze": (),
-    "table": (),
+    "puck": (),
+    "corridors": (),
+    "tabletop": ("mujoco",),
     "real": ("mujoco",),
 }
 
@@ -133,15 +143,16 @@ def make(
 
     Args:
         env_id: `metaworld/<task>-v3`, `dm_control/<domain>-<task>`, `robosuite/<Task>`,
-            `libero/<suite>/<index>`, `maze/point-v0`, `table/push-v0`, `table/push-goal-v0` or
-            `real/panda_twin`.
+            `libero/<suite>/<index>`, `tabletop/<task>`, `maze/point-v0`, `corridors/point-v0`,
+            `puck/push-v0`, `puck/push-goal-v0` or `real/panda_twin`.
         obs: "state", a flat float32 vector; "pixels", uint8 `[image_size, image_size, 3]`; or
             "both", a dict with these as `state` and `pixels`.
         reward: "dense", the simulator's own, summed over `action_repeat`; or "sparse", 1 on a step
             with success, else 0.
         horizon: calls of `step` until truncation. By default the simulator's own episode length
-            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, maze 30,
-            table 50 control steps) divided by `action_repeat`.
+            (Meta-World 500, dm_control 1000, robosuite 500, LIBERO 220 to 520 by suite, the
+            table-top 60, maze 30, corridors 20, puck 50 control steps) divided by
+            `action_repeat`.
         terminate_on_success: end the episode at its first success.
         action_repeat: control steps per call of `step`.
         image_size: side of a pixel observation.
@@ -158,8 +169,9 @@ def make(
             `envs.skill_prior.SkillPrior`.
         skills: file of frozen skills to take as actions; see `envs.skill_prior.RunSkill`.
         skill_steps: steps that each of them runs.
-        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, robosuite,
-            LIBERO and the twin those of `RobosuiteEnv`, `LiberoEnv` and `TwinArm`.
+        **task_kwargs: options of one suite; the maze has `wall_height` and `step_size`, the
+            table-top `displaced`, robosuite, LIBERO and the twin those of `RobosuiteEnv`,
+            `LiberoEnv` and `TwinArm`.
 
     Raises:
         UnknownTask: the id is unknown.
@@ -219,7 +231,7 @@ def describe(env: Any) -> dict[str, Any]:
     if look["render"] == "fast":
         look["revision"] = FAST_LOOK
     text = json.dumps({**described, "look": look} if pictures else described, sort_keys=True)
-    if pictures and suite not in ("maze", "table"):  # which draw themselves
+    if pictures and suite not in ("maze", "corridors", "puck"):  # which draw themselves
         look |= gl()
     return {**described, "look": look, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
 

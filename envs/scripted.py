@@ -109,6 +109,12 @@ def expert(env: Any) -> Expert:
     if suite == "libero":
         env = getattr(env, "envs", [env])[0]
         return SkillExpert(env, libero_expert.planner(env))
+    if suite == "corridors":
+        return getattr(env, "envs", [env])[0].expert()
+    if suite == "tabletop":
+        from envs.play_tabletop import task_expert
+
+        return task_expert(getattr(env, "envs", [env])[0])
     raise UnknownTask(
         f"{env.identity['id']} has no scripted expert; all other suites have. "
         "Collect its data with a trained policy."

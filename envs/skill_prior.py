@@ -4,8 +4,8 @@
 skill discovery learns from. `RunSkill` takes a skill as its action and carries it out with a frozen
 policy: what is learnt or planned over the skills afterwards, by whatever method.
 
-    env = envs.make("table/push-v0", prior="sphere-2")
-    env = envs.make("table/push-goal-v0", skills="runs/slim/skills.npz", skill_steps=10)
+    env = envs.make("puck/push-v0", prior="sphere-2")
+    env = envs.make("puck/push-goal-v0", skills="runs/slim/skills.npz", skill_steps=10)
 """
 
 import hashlib

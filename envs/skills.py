@@ -49,7 +49,14 @@ class Waypoint:
 
 
 class Arm:
-    """One arm of a robosuite or LIBERO environment: what it senses, and actions towards poses."""
+    """One arm of a robosuite or LIBERO environment: what it senses, and actions towards poses.
+
+    Attributes:
+        action_dim: length of an action.
+        moving: how many of its numbers move the arm; the others are its fingers'.
+    """
+
+    action_dim, moving = 7, 6
 
     def __init__(self, env: Any, robot: int = 0) -> None:
         """Reads the environment's model.
@@ -115,22 +122,26 @@ class Arm:
         return np.append(move, grip).astype(np.float32)
 
 
+def arm_of(env: Any) -> Any:
+    """The arm of an environment: its own, or that of robosuite."""
+    return env.arm() if hasattr(env, "arm") else Arm(env)
+
+
 Planner = Callable[[Arm, int], Sequence[Waypoint]]
 
 
 class SkillExpert:
     """Walks through plans; an `envs.Expert` that looks at the simulator, not the observation."""
 
-    action_dim = 7
-
     def __init__(self, env: Any, planner: Planner) -> None:
         """Keeps the environment to look at.
 
         Args:
-            env: the environment that is acted on, of robosuite or LIBERO.
+            env: the environment that is acted on, of robosuite, LIBERO or the table-top.
             planner: arm and number of the attempt (from 0) to the waypoints of this attempt.
         """
-        self._arm, self._planner = Arm(env.unwrapped), planner
+        self._arm, self._planner = arm_of(env.unwrapped), planner
+        self.action_dim: int = self._arm.action_dim
         self.reset()
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
@@ -144,7 +155,7 @@ class SkillExpert:
         self._begun: tuple[np.ndarray, np.ndarray] | None = None  # where this waypoint began
 
     def act(self, obs: np.ndarray, info: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Returns `float32[7]` in [-1, 1]; `obs` is not looked at."""
+        """Returns `float32[action_dim]` in [-1, 1]; `obs` is not looked at."""
         arm = self._arm
         while True:
             if self._index >= len(self._plan):

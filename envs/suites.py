@@ -122,6 +122,7 @@ for _name, _ids in _METAWORLD.items():
 register_suite("dm_control", [f"dm_control/{task}" for task in _DM_CONTROL.split()])
 register_suite("robosuite", [f"robosuite/{task}" for task in _ROBOSUITE.split()])
 register_suite("libero", tasks("libero"))
+register_suite("tabletop", [task for task in tasks("tabletop") if task != "tabletop/any"])
 for _name in dict.fromkeys(task.split("/")[1] for task in tasks("libero")):
     _ids = [task for task in tasks("libero") if task.split("/")[1] == _name]
     register_suite(_name, _ids)

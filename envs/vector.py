@@ -52,7 +52,7 @@ def make_vec(
         options = {"action_repeat": 1, "obs": "state", **kwargs}
         layers = [kwargs.get(key) for key in ("frame_stack", "action_chunk", "skills")]
         plain = options["action_repeat"] == 1 and options["obs"] == "state"
-        if env_id.startswith("table/") and num > 1 and plain and not any(layers):
+        if env_id.startswith("puck/") and num > 1 and plain and not any(layers):
             from envs.push import PushVector  # which is made of what is defined here
 
             return PushVector(one, num)

@@ -12,6 +12,8 @@ from embodied.core.replay import ReplaySource, ReturnSpec, RewardTransform, tran
 from embodied.core.seeding import Streams
 from embodied.core.sources import DatasetSource, Episodes
 from embodied.core.types import UserError
+from embodied.data.packed import Packed
+from embodied.data.window_source import WindowSource
 
 
 @dataclass
@@ -24,6 +26,7 @@ class RobotTask:
         streams: named random streams of the run.
         collector: steps the training environments; None for purely offline runs.
         episodes: loads the offline episodes with raw rewards, or None without a dataset.
+        packed: opens the offline data as one memory-mapped file, for windows; None without one.
         fingerprint: identifies the offline data.
         reward: transform applied to data and training environments alike.
         sparse: whether the raw reward is 0 except on success.
@@ -35,6 +38,7 @@ class RobotTask:
     streams: Streams
     collector: EnvCollector | None = None
     episodes: Callable[[], Episodes] | None = None
+    packed: Callable[[], Packed] | None = None
     fingerprint: str = ""
     reward: RewardTransform = field(default_factory=RewardTransform)
     sparse: bool = True
@@ -78,6 +82,18 @@ class RobotTask:
             fingerprint=self.fingerprint,
             reward=self.reward,
             returns=self._returns(returns_discount),
+            device=self.device,
+        )
+
+    def windows(self) -> WindowSource | DatasetSource:
+        """The offline data as a source of windows, from disk where it is packed there."""
+        if self.packed is None:
+            return self.offline()
+        return WindowSource(
+            self.packed,
+            self.streams.numpy("windows"),
+            fingerprint=self.fingerprint,
+            scaling=None if self.collector is None else self.collector.scaling,
             device=self.device,
         )
 

@@ -110,7 +110,7 @@ class Evaluator:
         scaling: ObservationScaling | None = None,
     ) -> None:
         self.env = env
-        self.scaling = scaling
+        self.scaling, self.seed = scaling, seed
         self.seeds = initial_seeds(env, episodes, seed)
 
     def __call__(
@@ -135,6 +135,7 @@ class Evaluator:
     def _episode(
         self, policy: Policy, index: int, on_step: Callable[[int, Any], None] | None
     ) -> tuple[Episode, np.ndarray]:
+        policy = begun(policy, index, self.seed)
         steps = play(self.env, index, self.seeds[index])
         observation = next(steps)
         while True:
@@ -164,6 +165,16 @@ def initial_seeds(env: Any, episodes: int, seed: int) -> list[int]:
     if stored:
         return [LONGEST_LIST * stored * seed + i for i in range(episodes)]
     return Streams(seed).integers("evaluation", episodes)
+
+
+def begun(policy: Policy, index: int, seed: int) -> Policy:
+    """The policy as it acts in one episode of a list of initial states.
+
+    A policy that remembers or draws has `begin(rng)`, which returns one for an episode of its own.
+    """
+    if not hasattr(policy, "begin"):
+        return policy
+    return policy.begin(Streams(seed).numpy(f"policy/{index}"))
 
 
 def play(env: Any, index: int, seed: int) -> Generator[Any, np.ndarray, tuple[Episode, np.ndarray]]:

@@ -57,3 +57,8 @@ class ScaledPolicy:
     def act(self, observation: np.ndarray) -> np.ndarray:
         """[N, O] raw observations to [N, A] actions."""
         return self.policy.act(self.scaling(observation))
+
+    def begin(self, rng: np.random.Generator) -> ScaledPolicy:
+        """The policy for one episode, see `evaluate.begun`."""
+        own = self.policy.begin(rng) if hasattr(self.policy, "begin") else self.policy
+        return ScaledPolicy(own, self.scaling)

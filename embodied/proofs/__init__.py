@@ -17,6 +17,7 @@ PROOFS = {
     "iql": "embodied.proofs.family",
     "rlpd": "embodied.proofs.family",
     "slim": "embodied.proofs.slim",
+    "play_lmp": "embodied.proofs.play_lmp",
     "sft": "embodied.proofs.tiny",
     "dpo": "embodied.proofs.tiny",
     "ppo": "embodied.proofs.tiny",

@@ -14,8 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from embodied import assemble, settings
-from embodied.actors import SCRIPTED
-from embodied.collection import scripted_dataset
+from embodied.collection import MADE, made_dataset
 from embodied.core.log import read_log
 from embodied.core.types import UserError
 from embodied.data import DatasetError
@@ -80,8 +79,8 @@ def run_all(jobs: Sequence[Job], processes: int, title: str) -> None:
         raise Unfinished(title)
     for job in waiting:  # here, because one process alone may write a dataset
         composed = settings.compose(job.overrides)
-        if composed.train.data == SCRIPTED:
-            scripted_dataset(composed)
+        if composed.train.data in MADE:
+            made_dataset(composed)
     context = multiprocessing.get_context("spawn")
     with Progress() as progress, context.Pool(min(processes, len(waiting))) as pool:
         task = progress.add_task(title, total=len(waiting))

@@ -28,15 +28,15 @@ from embodied.skills import Measured, SkillPlanner, export, measure, unsafe
 
 ROOT = RUNS / "slim"
 SEEDS = 3
-GOAL, SKILL_STEPS, CHAIN = "table/push-goal-v0", 10, 3
+GOAL, SKILL_STEPS, CHAIN = "puck/push-goal-v0", 10, 3
 UNITS = ((1, 1, 1), (30, 1, 1), (1, 100, 1), (1, 1, 30), (0.1, 1, 1), (10, 10, 0.1))
 SUM = ("method.critics=sum",)
 USE = """```
-embodied train experiment=push seed=0              # skills on the plain table; experiment=tabletop
-python -m embodied.skills runs/slim-table-push-v0-0    # coverage and safety; writes skills.npz
-embodied eval policy=runs/slim-table-push-v0-0 videos=4
-embodied train method=slim env=table/push-goal-v0 method.horizon=5 num_envs=64 \\
-    env_args.skills=runs/slim-table-push-v0-0/skills.npz    # PPO that chooses skills
+embodied train experiment=push seed=0              # skills on the plain table; experiment=push_arm
+python -m embodied.skills runs/slim-puck-push-v0-0    # coverage and safety; writes skills.npz
+embodied eval policy=runs/slim-puck-push-v0-0 videos=4
+embodied train method=slim env=puck/push-goal-v0 method.horizon=5 num_envs=64 \\
+    env_args.skills=runs/slim-puck-push-v0-0/skills.npz    # PPO that chooses skills
 ```
 
 `env_args.prior` draws a skill for each episode and shows it behind the observation;
@@ -347,7 +347,7 @@ def planned(skills: Path, bounds: object, episodes: int = 100) -> tuple[float, f
 
 def tabletop(seeds: int, jobs: int) -> list[Section]:
     """Meta-World's arm, as large as two shared cores allow."""
-    common = ("experiment=tabletop", "evaluation.episodes=8")
+    common = ("experiment=push_arm", "evaluation.episodes=8")
     runs = [Job(ROOT / f"arm-slim-{s}", (*common, f"seed={s}")) for s in range(seeds)]
     run_all(runs, jobs, "tabletop")
     found = [measure(job.directory, ARM_EPISODES).metrics() for job in runs]
@@ -358,7 +358,7 @@ def tabletop(seeds: int, jobs: int) -> list[Section]:
     text = (
         "`metaworld/push-v3`, three control steps per action and 50 actions per episode, 64,000 "
         "actions in 32 environments: a tenth of the experience on the plain table, with the "
-        f"settings of `experiment=tabletop`; {ARM_EPISODES} episodes each. Two skill dimensions; "
+        f"settings of `experiment=push_arm`; {ARM_EPISODES} episodes each. Two skill dimensions; "
         "displacements in the plane, in units of half the table. The paper trains a Franka arm; "
         "with how much experience could not be verified. Reported here, not gated."
     )

@@ -249,6 +249,30 @@ def strip(
         return as_image(figure, kind)
 
 
+def scatter(
+    groups: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, kind: str = "svg"
+) -> bytes:
+    """Points of several groups, told apart by colour and sign.
+
+    Args:
+        groups: [n, 2] by name.
+        xlabel: x axis.
+        ylabel: y axis.
+        kind: svg or png.
+    """
+    with new_figure(WIDTH, 4.2) as figure:
+        axes = figure.subplots()
+        for i, (name, points) in enumerate(groups.items()):
+            colour, sign = COLOURS[i % len(COLOURS)], "os^Dv"[i // 2 % 5]
+            axes.plot(
+                *points.T, sign, ms=4.5, color=colour, mec="white", mew=0.4, alpha=0.85, label=name
+            )
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return as_image(figure, kind)
+
+
 def collected_success(run: Run, episodes: int = 20) -> np.ndarray:
     """Running success of collected episodes, over at least the last `episodes` of them.
 

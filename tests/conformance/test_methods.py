@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 METHODS = registry.methods()
 MAX_LINES = 400
 TINY = {"hidden": (8,), "critic_hidden": (8,), "batch_size": 4, "members": 4, "utd": 2}
+TINY |= {"width": 8, "goal_width": 8, "latent": 4, "shortest": 2, "longest": 4}
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 ROBOT = {id: method for id, method in METHODS.items() if method.kind == "robot"}
@@ -66,7 +67,7 @@ def tiny_config(method):
 
 
 class Batches:
-    """The same batches again for every learner."""
+    """The same batches again for every learner, single steps or windows."""
 
     def __init__(self, device, seed=0):
         self.device = device
@@ -85,6 +86,10 @@ class Batches:
             "mc_return": draw(),
         }
         return {k: v.to(self.device) for k, v in batch.items()}
+
+    def windows(self, n, length):
+        rows = self.next(n * length)
+        return {k: v.reshape(n, length, *v.shape[1:]) for k, v in rows.items()}
 
 
 def build(method, *, seed=0, device="cpu"):

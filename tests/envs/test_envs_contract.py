@@ -26,7 +26,7 @@ DM_CONTROL = [
     "quadruped-walk",
 ]
 SIMULATOR = {"metaworld": "metaworld", "dm_control": "dm_control", "maze": "numpy"}
-SIMULATOR["table"] = "numpy"
+SIMULATOR["puck"] = "numpy"
 
 
 def having(env_id: str):
@@ -36,7 +36,7 @@ def having(env_id: str):
     return pytest.param(env_id, marks=pytest.mark.skipif(missing, reason=f"needs {module}"))
 
 
-SAMPLE = [having(i) for i in ("maze/point-v0", "table/push-v0", "table/push-goal-v0")]
+SAMPLE = [having(i) for i in ("maze/point-v0", "puck/push-v0", "puck/push-goal-v0")]
 SAMPLE += [having(f"metaworld/{name}-v3") for name in METAWORLD]
 SAMPLE += [having(f"dm_control/{name}") for name in DM_CONTROL]
 ONE_EACH = [

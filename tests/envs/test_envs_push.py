@@ -8,7 +8,7 @@ from envs.push import CONTACT, STEP, PushVector, push
 from envs.skill_prior import FrozenSkills, SkillSpace
 from envs.vector import SavedVector
 
-PUSH, GOAL = "table/push-v0", "table/push-goal-v0"
+PUSH, GOAL = "puck/push-v0", "puck/push-goal-v0"
 
 
 @pytest.fixture

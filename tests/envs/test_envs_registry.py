@@ -21,7 +21,7 @@ def test_listed_tasks_are_those_of_the_packages():
     assert {f"dm_control/{'-'.join(task)}" for task in suite.ALL_TASKS} == set(
         envs.tasks("dm_control")
     )
-    assert len(envs.tasks()) == len(set(envs.tasks())) == 102 + 17 + 130 + 2
+    assert len(envs.tasks()) == len(set(envs.tasks())) == 102 + 17 + 130 + 2 + 11
 
 
 def test_listed_robosuite_tasks_are_those_of_the_package():

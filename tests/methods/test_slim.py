@@ -31,7 +31,7 @@ SMALL = {"hidden": (8,), "critic_hidden": (8,), "skill_hidden": (8,), "horizon":
 SMALL |= {"online_steps": 60, "minibatches": 2, "epochs": 2, "skill_steps": 2}
 
 
-def task(seed=0, num=4, env_id="table/push-v0", **options):
+def task(seed=0, num=4, env_id="puck/push-v0", **options):
     options = {"prior": "sphere-2", "horizon": 7} | options
     vector = envs.make_vec(env_id, num, **{k: v for k, v in options.items() if v is not None})
     streams = Streams(seed)
@@ -348,20 +348,20 @@ def test_skills_are_measured_frozen_and_used(trained, tmp_path):
     path = skills.export(trained)
     from embodied.loading import load
 
-    learnt, env = load(trained), envs.make("table/push-v0", prior="sphere-2")
+    learnt, env = load(trained), envs.make("puck/push-v0", prior="sphere-2")
     seen, _ = env.reset(seed=0)
-    theirs = envs.make("table/push-v0", skills=str(path)).policy.act(seen[:4], seen[4:])
+    theirs = envs.make("puck/push-v0", skills=str(path)).policy.act(seen[:4], seen[4:])
     mine = learnt.policy().act(seen[None])[0]
     assert np.allclose(theirs, mine, atol=1e-5)
     planner = skills.SkillPlanner(
-        path, "table/push-goal-v0", lambda o: np.linalg.norm(o[:, 2:4] - o[:, 4:], axis=1),
+        path, "puck/push-goal-v0", lambda o: np.linalg.norm(o[:, 2:4] - o[:, 4:], axis=1),
         lambda o: np.zeros(len(o)), population=8, steps=3,
     )  # fmt: skip
-    goal = envs.make("table/push-goal-v0")
+    goal = envs.make("puck/push-goal-v0")
     goal.reset(seed=0)
     assert planner.plan(goal.get_state(), 2).shape == (2, 2)
     over = assemble.build(settings.compose([
-        "method=slim", "env=table/push-goal-v0", f"env_args.skills={path}", "num_envs=2",
+        "method=slim", "env=puck/push-goal-v0", f"env_args.skills={path}", "num_envs=2",
         "method.horizon=5", "method.online_steps=20", f"run={tmp_path / 'high'}",
         "evaluation.episodes=2", "report=false", "trainer.tensorboard=false",
     ]))  # fmt: skip
@@ -380,7 +380,7 @@ def test_evaluation_from_the_command_line(trained, capsys):
 
 def test_only_skills_are_measured(tmp_path):
     made = assemble.build(settings.compose([
-        "method=slim", "env=table/push-v0", "num_envs=2", "method.horizon=5",
+        "method=slim", "env=puck/push-v0", "num_envs=2", "method.horizon=5",
         "method.online_steps=10", f"run={tmp_path / 'r'}", "evaluation.episodes=1",
         "report=false", "trainer.tensorboard=false",
     ]))  # fmt: skip
