@@ -50,7 +50,7 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
     return {
         "units": (units, SEEDS),
         "ablations": (ablations, 1),
-        "downstream": (downstream, 1),
+        "downstream": (downstream, 2),
         "tabletop": (tabletop, 1),
         "profile": (profile, 1),
     }
@@ -58,6 +58,10 @@ def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
 
 def _text(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{v:g}" for v in values) + ")"
+
+
+def _which(seeds: int) -> str:
+    return "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
 
 
 def push_job(arm: str, seed: int, *overrides: str) -> Job:
@@ -234,7 +238,7 @@ def ablations(seeds: int, jobs: int) -> list[Section]:
              f"{informed:.2f} against {ours['displacement']:.2f}",
              informed < ours["displacement"]),
     ]  # fmt: skip
-    text = f"As above, in the rewards' own units; seeds 0 to {seeds - 1}."
+    text = f"As above, in the rewards' own units; {_which(seeds)}."
     rows = [[arm, *_row(group)] for arm, group in runs.items()]
     return [Section("Parts and baselines", text, ["arm", *METRICS, "score by seed"], rows, None,
                     gates)]  # fmt: skip
@@ -285,8 +289,8 @@ def downstream(seeds: int, jobs: int) -> list[Section]:
         "steps at a time, by PPO on the task's reward; flat PPO chooses the gripper's motion, for "
         "as many steps of the gripper (640,000; those that taught the skills are not counted). "
         f"Planning tries chains of {CHAIN} skills of 16 steps in the simulator (cross-entropy "
-        "method, 4 rounds of 64) and plans again after each. 100 episodes each, seeds 0 to "
-        f"{seeds - 1}."
+        "method, 4 rounds of 64) and plans again after each. 100 episodes each, "
+        f"{_which(seeds)}."
     )
     columns = ["arm", "success", "episodes with a violation", "steps", "success by seed"]
     return [Section("Eight goals", text, columns, rows, None, gates)]
