@@ -152,3 +152,42 @@ def test_edits(edit, after):
 def test_wrong_options(make, options):
     with pytest.raises(ValueError, match=re.escape(str(next(iter(options.values()))))):
         make(**options)
+
+
+def lessons(kind, count=300, **changes):
+    """(prompt, response) of a kind, about five pairs."""
+    task, generator = tiny.Edit(**changes), rng(1)
+    return [task.lesson(kind, prompt, generator) for prompt in task.problems(count, generator, 5)]
+
+
+def test_a_proof_has_the_right_step_after_each_wrong_one():
+    task, wrong = tiny.Edit(), 0
+    for prompt, text in lessons("proof"):
+        right = task.attempt(prompt, rng())
+        assert len(text) == len(right) and text[0].isdecimal()
+        at = 0
+        while at < 5:
+            if text[at] == right[at]:
+                at += 1
+                continue
+            assert text[at] in "01234" and text[at + 1] == right[at]
+            wrong, at = wrong + 1, at + 2
+    assert wrong / 300 == pytest.approx(5 / 3, abs=0.3)  # a wrong step takes the place of the next
+
+
+@pytest.mark.parametrize("kind, digits", [("slight", 5), ("glaring", 10)])
+def test_a_lesson_in_mending_has_one_step_drawn_anew(kind, digits):
+    task, kept, seen = tiny.Edit(), 0, set()
+    for prompt, edit in lessons(kind, 600, keep=0.0, fix=1.0):
+        problem, attempt = prompt[: 2 * task.longest + 3], prompt[2 * task.longest + 3 : -1]
+        right = task.verify(problem, attempt).per_step
+        assert sum(right) == 5 - (edit != "=.") and task.again(problem, attempt) == prompt
+        assert task.verify(problem, task.edited(attempt, edit)).all_steps
+        kept, seen = kept + (edit == "=."), seen | set(attempt[:5])
+    assert kept / 600 == pytest.approx(1 / digits, abs=0.06) and len(seen) == digits
+
+
+def test_the_other_lessons_are_right_answers_and_demonstrations():
+    task = tiny.Edit()
+    assert all(task.verify(*lesson).all_steps for lesson in lessons("sums"))
+    assert all(text[task.response_length] == "?" for _, text in lessons("whole"))

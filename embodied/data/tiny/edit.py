@@ -114,6 +114,39 @@ class Edit(Slots):
             return f"{LETTERS[at]}{sums[at]}{END}"
         return f"{LETTERS[int(rng.integers(len(sums)))]}{int(rng.integers(MODULUS))}{END}"
 
+    def lesson(self, kind: str, prompt: str, rng: np.random.Generator) -> tuple[str, str]:
+        """A prompt and what to answer, of a kind from which mending is learned in steps.
+
+        - `sums`: an attempt without a slip.
+        - `proof`: an attempt whose every second step is wrong, with the right one written after it
+          in the next one's place: so each step is compared with the truth where it stands.
+        - `glaring`: an edit where one step may be any digit, most of which no sum can be.
+        - `slight`: an edit where one step may be any sum.
+        - `whole`: a demonstration.
+        """
+        if kind == "sums":
+            return prompt, self.attempt(prompt, rng)
+        if kind == "proof":
+            return prompt, self._proof(prompt, rng)
+        if kind == "whole":
+            return prompt, self.demonstration(prompt, rng)
+        steps = self._sums(prompt)
+        steps[rng.integers(len(steps))] = int(rng.integers(10 if kind == "glaring" else MODULUS))
+        attempt = written(steps) + END
+        return self.again(prompt, attempt), self.edit(prompt, attempt, rng)
+
+    def _proof(self, prompt: str, rng: np.random.Generator) -> str:
+        """See `lesson`."""
+        found, missed = "", False
+        sums = written(self._sums(prompt))
+        for right, symbol in zip(" " + sums, sums + END, strict=True):
+            if missed:
+                found, missed = found + right, False
+                continue
+            missed = symbol != END and rng.random() < 0.5
+            found += str(self.step(int(symbol), MODULUS, 1.0, rng)) if missed else symbol
+        return found
+
     def revised(self, attempt: str, answer: str) -> str:
         """The attempt after an edit."""
         return self.edited(attempt, answer)
