@@ -60,12 +60,12 @@ LESSONS = {
     "edit": (
         Lesson(replace(BASE, updates=900), {"sums": 1.0}),
         Lesson(
-            replace(BASE, updates=1400, final_lr=0.3),
+            replace(BASE, updates=2400, final_lr=0.3),
             {"proof": 0.7, "glaring": 0.3},
             {"keep": 0.0, "fix": 1.0},
         ),
         Lesson(
-            replace(BASE, updates=600, lr=2e-3, final_lr=0.5),
+            replace(BASE, updates=800, lr=2e-3, final_lr=0.5),
             {"whole": 0.5, "slight": 0.5},
             {"keep": 0.0, "fix": 1.0, "slip": 0.2},
         ),

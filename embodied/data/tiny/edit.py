@@ -24,6 +24,7 @@ MODULUS = 5
 KEEP = "="
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 EDIT_WIDTH = 3  # letter, digit, end
+EDITS = 4  # of a lesson, each of the same attempt
 
 
 class Odds(NamedTuple):
@@ -133,7 +134,8 @@ class Edit(Slots):
         steps = self._sums(prompt)
         steps[rng.integers(len(steps))] = int(rng.integers(10 if kind == "glaring" else MODULUS))
         attempt = written(steps) + END
-        return self.again(prompt, attempt), self.edit(prompt, attempt, rng)
+        edits = "".join(self.edit(prompt, attempt, rng) for _ in range(EDITS))
+        return self.again(prompt, attempt), edits
 
     def _proof(self, prompt: str, rng: np.random.Generator) -> str:
         """See `lesson`."""
