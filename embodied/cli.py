@@ -320,8 +320,10 @@ def _hardware(arguments: argparse.Namespace) -> int:
         from embodied import teleop
 
         return teleop.command(arguments.overrides)
+    from envs import scene_arm
     from hardware import commands
 
+    scene_arm.offer()
     return commands.run(arguments.action, arguments.overrides)
 
 

@@ -8,30 +8,33 @@ flight recording; this one thinks, shows a line, and makes the report.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embodied import operators
 from embodied.actors import Actor, is_run, make_actor
 from embodied.core import registry
 from embodied.core.evaluate import fingerprint
 from embodied.core.seeding import Streams
 from embodied.core.types import UserError
 from embodied.settings import free_arguments
+from embodied.stations import SCENES, opened
 
 DIRECTORY = Path("runs") / "deploy"
 
-REST = 1.0  # s for the arm to come to rest
+OF_ARMS = {"task", "rate", "horizon", "mode", "obs", "cameras", "image_size"}
+"""What a scene brings itself, or takes as env_args."""
+
 BREAKS = 3  # episodes in a row that end by a stop of the robot, after which deploying ends
 
 
@@ -45,7 +48,8 @@ class Deployment:
 
     Attributes:
         policy: a run directory, "scripted", "random" or a websocket address.
-        robot: see `hardware.robots.find`.
+        robot: see `hardware.robots.find`; or the id of a robosuite or LIBERO task, for the arm of
+            its scene, which brings the fields from `task` to `image_size` itself.
         transport: "local", "zenoh", "rosbridge" or "rclpy".
         address: of a robot that is there; empty starts the twin.
         task: see `envs.arm_tasks`.
@@ -60,8 +64,11 @@ class Deployment:
         image_size: of their pictures, in pixels.
         limits: what the envelope enforces instead of the robot's own; see `load_limits`.
         changes: fields of the limits.
+        env_args: of a scene: options of `envs.make`.
         record: directory of recording and report; by default a new one in runs/deploy.
         timeout: s a policy server may take to answer.
+        operator: who may take over and judges episodes: "keyboard", "gamepad" or "spacemouse", see
+            `embodied.operators`; empty for nobody.
         report: whether to write report.html.
     """
 
@@ -81,8 +88,10 @@ class Deployment:
     image_size: int = 84
     limits: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
+    env_args: dict[str, Any] = field(default_factory=dict)
     record: str = ""
     timeout: float = 60.0
+    operator: str = ""
     report: bool = True
 
     def __post_init__(self) -> None:
@@ -133,7 +142,8 @@ class Outcome:
 def parse(overrides: Sequence[str], policy: str = "") -> Deployment:
     """A deployment from `key=value` words.
 
-    A run that was trained on an arm says task, rate, mode and horizon itself.
+    A run that was trained on an arm says task, rate, mode and horizon itself; one that was trained
+    in a scene says which, and all its options.
 
     Args:
         overrides: the words.
@@ -143,19 +153,26 @@ def parse(overrides: Sequence[str], policy: str = "") -> Deployment:
         UserError: an unknown key, or a value of the wrong type.
     """
     changes, rest = free_arguments(overrides, "limits")
+    env_args, rest = free_arguments(rest, "env_args")
     types = {f.name: type(f.default) for f in fields(Deployment)} | {"policy": str}
-    del types["changes"]
-    values: dict[str, Any] = {"changes": changes}
+    del types["changes"], types["env_args"]
+    values: dict[str, Any] = {"changes": changes, "env_args": env_args}
     for word in rest:
         key, _, text = word.partition("=")
         if key not in types:
             raise UserError(f"embodied deploy has no {key!r}; {registry.nearest(key, types)}")
         values[key] = _value(key, text, types[key])
-    if policy:
-        return Deployment(**{**values, "policy": policy})
-    if "policy" not in values:
+    if "policy" not in values and not policy:
         raise UserError("say which policy: embodied deploy policy=RUN robot=panda_twin")
-    return Deployment(**_trained(values["policy"]) | values)
+    trained = {} if policy else _trained(values["policy"])
+    found = {**trained, **values, "policy": policy or values["policy"]}
+    if found.get("robot", "").startswith(SCENES):
+        if given := sorted(values.keys() & OF_ARMS):
+            raise UserError(f"{given[0]}=: a scene takes its task's options, env_args.KEY=VALUE")
+        found["env_args"] = trained.get("env_args", {}) | env_args
+    elif env_args:
+        raise UserError(f"env_args are of scenes, robot={SCENES[0]}TASK, not of arms")
+    return Deployment(**found)
 
 
 def _value(key: str, text: str, kind: type) -> Any:
@@ -170,12 +187,14 @@ def _value(key: str, text: str, kind: type) -> Any:
 
 
 def _trained(policy: str) -> dict[str, Any]:
-    """What the run of a policy was trained under, if it was trained on an arm."""
+    """What the run of a policy was trained under, if it was trained on an arm or in a scene."""
     if not is_run(policy):
         return {}
     from embodied.assemble import read_run
 
     about, _ = read_run(policy)
+    if about["env"].startswith(SCENES):
+        return {"robot": about["env"], "env_args": about["env_args"]}
     if not about["env"].startswith("real/"):
         return {}
     known = ("task", "rate", "horizon", "mode", "obs")
@@ -196,7 +215,9 @@ def deploy(deployment: Deployment) -> Outcome:
     try:
         with ExitStack() as stack:
             stack.callback(actor.close)
-            env = stack.enter_context(opened(deployment, outcome.directory, actor.description))
+            person = _attended(deployment, stack)
+            about = actor.description
+            env = stack.enter_context(opened(deployment, outcome.directory, about, person))
             _fits(actor, env)
             _play(deployment, env, actor, outcome)
     except HardwareError as error:
@@ -204,51 +225,19 @@ def deploy(deployment: Deployment) -> Outcome:
     return outcome
 
 
-@contextmanager
-def opened(deployment: Deployment, directory: Path, policy: Mapping[str, Any]) -> Iterator[Any]:
-    """The robot as an environment, its recording begun; a twin's server too if one is needed."""
-    from envs.arm_tasks import make_scene
-    from envs.real_arm import RealArm
-    from hardware.action_space import ActionSpace
-    from hardware.loop import LoopProcess, Timing
-    from hardware.recorder import record
-    from hardware.robots import TWINS, find, make_robot
-    from hardware.serving import TwinProcess
+def _attended(deployment: Deployment, stack: ExitStack) -> operators.Person | None:
+    """The person whom a deployment names, who lays out the scenes of arms that are no twins."""
+    if not deployment.operator:
+        return None
+    from hardware.robots import find
 
-    options, address = deployment.robot_options, deployment.address
-    arm = find(deployment.robot, **options)
-    try:  # before anything is started
-        scene, _ = make_scene(deployment.task, arm.limits, arm.home)
-        actions = ActionSpace(deployment.mode)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    with ExitStack() as stack:
-        if deployment.transport != "local" and deployment.robot in TWINS and not address:
-            twin = TwinProcess(deployment.robot, deployment.transport, options=options)
-            address = stack.enter_context(twin).address
-        meta = {
-            "policy": dict(policy),
-            "deployment": {k: v for k, v in asdict(deployment).items() if k != "record"},
-            "fps": deployment.rate,
-        }
-        station = LoopProcess(
-            functools.partial(make_robot, deployment.robot, deployment.transport, address, options),
-            arm.spec,
-            Timing(1.0 / deployment.rate),
-            functools.partial(record, directory / "run.mcap", meta),
+    if deployment.mode != "tool delta":
+        raise UserError(
+            f"an operator moves the tool; that needs mode='tool delta', not {deployment.mode!r}"
         )
-        stack.enter_context(station)
-        env = RealArm(
-            station,
-            arm.limits,
-            scene=scene,
-            actions=actions,
-            horizon=deployment.horizon,
-            obs=deployment.obs,
-            owner=f"embodied deploy {policy['name']}",
-        )
-        stack.callback(come_to_rest, env)
-        yield env
+    scene = deployment.robot.startswith(SCENES)
+    real = not (scene or find(deployment.robot, **deployment.robot_options).spec.simulated)
+    return stack.enter_context(operators.attended(deployment.operator, lays_out=real))
 
 
 def _directory(deployment: Deployment) -> Path:
@@ -356,6 +345,8 @@ def _episode(
             "broken": info["broken"],
             "intervened": info["intervened"],
         }
+        if "scene" in info:
+            step["scene"] = info["scene"].tolist()
         station.note("/step", step)
         line.update(index, deployment.episodes, latency)
     line.ended(success)
@@ -372,27 +363,6 @@ def note_loop(station: Any) -> None:
     about = {key: getattr(status, key) for key in ("steps", "overruns", "dropped", "latched")}
     with suppress(LinkLost):  # it has ended by itself
         station.note("/loop", about)
-
-
-def come_to_rest(env: Any) -> None:
-    """Hands nothing over any more, waits until the arm has braked, and gives the robot back."""
-    from hardware.errors import HardwareError, LinkLost
-    from hardware.robot import STANDING
-    from hardware.types import Lifecycle
-
-    station = env.station
-    try:
-        for _ in range(round(REST / 0.02)):
-            status = station.observe()
-            moving = np.abs(status.state.velocity).max() > STANDING
-            if status.lifecycle != Lifecycle.ACTIVE or not moving:
-                break
-            station.wait(0.02)
-        env.close()
-    except LinkLost:
-        return  # the control process has ended; the robot's own watchdog stops it
-    except HardwareError as error:
-        raise UserError(f"the robot could not be given back: {error}") from error
 
 
 def command(overrides: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 from embodied import data
 from embodied.core.types import UserError
 from embodied.data import Feature
+from embodied.stations import SCENES
 
 SUFFIX = ".mcap"
 FPS = 10  # of recordings that do not say
@@ -178,7 +179,7 @@ def convert(
     writer = data.create(
         target,
         format,
-        env_id=f"real/{str(flight.meta['robot']).replace(' ', '_')}",
+        env_id=_env_id(flight),
         fps=round(flight.meta.get("fps", FPS)),
         features=features,
         meta=meta,
@@ -210,7 +211,12 @@ def _episodes(flight: Flight) -> Iterator[tuple[dict[str, np.ndarray], dict[str,
         for camera in steps[0]["pictures"]:
             columns[f"observation.images.{camera}"] = _pictures(steps, camera)
         about = {"index": number, **flight.episodes.get(number, {})}
-        yield columns, {"env": f"real/{flight.meta['robot']}", **about}
+        yield columns, {"env": _env_id(flight), **about}
+
+
+def _env_id(flight: Flight) -> str:
+    robot = str(flight.meta["robot"])
+    return robot if robot.startswith(SCENES) else f"real/{robot.replace(' ', '_')}"
 
 
 _FLAGS = ("success", "terminated", "truncated", "intervened")

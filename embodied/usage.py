@@ -96,13 +96,17 @@ Whoever asks by docs/remote.md is answered: `embodied eval policy=ws://HOST:PORT
 
 DEPLOY = """\
   policy=WHO          a run directory, scripted, random, or ws://HOST:PORT
-  robot=panda_twin    the twin, or a YAML file of your arm (README, "On a real arm")
+  robot=panda_twin    the twin, or a YAML file of your arm (README, "On a real arm"), or the Panda
+                      of a robosuite or LIBERO task: robosuite/Lift, libero/libero_goal/0, ...
   transport=local     or zenoh, rosbridge, rclpy: how the robot is reached; the twin is started
                       behind it unless address=tcp/HOST:PORT or ws://HOST:PORT says where one is
   episodes=5 seconds=0 seed=0       how much; seconds ends it even inside an episode
   task=reach rate=10 horizon=50 mode="tool delta"   a run trained on an arm brings its own
   limits=panda limits.velocity_share=0.3            what the safety envelope enforces
   obs=both cameras=front,wrist      for policies that look; the report then has their video
+  env_args.horizon=200              options of a robosuite or LIBERO task instead of these two lines
+  operator=keyboard   or gamepad, spacemouse: take over while something is pressed, say whether an
+                      episode is done (enter) or not (x); steps taken over are recorded as such
   record=DIR          where recording (run.mcap) and report go; else runs/deploy/...
 
 Ctrl-C stops the arm within its limits and closes the recording. If the stop latches, this ends and
@@ -110,6 +114,7 @@ says how to clear it. A software stop is not an emergency stop: keep the arm's o
 
   embodied train method=sac env=real/panda_twin method.online_steps=20000
   embodied deploy policy=runs/sac-real-panda_twin-0 robot=panda_twin transport=zenoh
+  embodied deploy policy=scripted robot=robosuite/Lift episodes=3
 """
 
 HARDWARE = """\
@@ -118,9 +123,11 @@ HARDWARE = """\
                                                                motion=true also moves the arm
   embodied hardware serve robot=panda_twin transport=rosbridge address=ws://127.0.0.1:9090
   embodied hardware reset robot=panda_twin reason="the cable was caught; it is free"
-  embodied hardware teleop robot=panda_twin out=data/teleop episodes=5
+  embodied hardware teleop robot=panda_twin out=data/teleop episodes=5 operator=gamepad
+                                                               or keyboard, or spacemouse
 
-All but teleop also run as `python -m hardware ...` where only embodied[hardware] is installed.
+robot is also the Panda of a robosuite or LIBERO task, such as robosuite/Lift. All but teleop also
+run as `python -m hardware ...`, without those, where only embodied[hardware] is installed.
 """
 
 DATA = """\

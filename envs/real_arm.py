@@ -19,11 +19,13 @@ from envs.base import EnvsError, Options, RenderError
 from hardware.action_space import ActionSpace
 from hardware.limits import Limits
 from hardware.loop import Timing
+from hardware.robot import STANDING
 from hardware.status import Status
 from hardware.types import Lifecycle, Spec
 
 _ARRIVED = 0.02  # rad
 _PATIENCE = 0.5  # s between looks at a latched stop
+_REST = 2.0  # s to come to rest
 
 
 class ResetFailed(EnvsError, RuntimeError):
@@ -62,7 +64,13 @@ class Operator(Protocol):
     """A person at the arm, by keyboard, gamepad or space mouse."""
 
     def intervention(self) -> np.ndarray | None:
-        """The action the operator wants now, in the policy's action space; None leaves it alone."""
+        """The action the operator wants now, in the policy's action space; None leaves it alone.
+
+        Numbers that are NaN are left to the policy.
+        """
+
+    def verdict(self) -> bool | None:
+        """What the operator said of the episode: True done, False not done, None nothing."""
 
     def lay_out(self) -> None:
         """Returns when the scene is ready for the next episode."""
@@ -160,7 +168,7 @@ class RealArm(gymnasium.Env):
             horizon: steps until truncation.
             obs: "state", or "both" for a dict with the pictures of all cameras besides.
             terminate_on_success: end the episode at its first success.
-            operator: who may intervene and lays out the scene.
+            operator: who may intervene, says what became of an episode, and lays out the scene.
             patience: s that a reset waits for a latched stop to be cleared.
             owner: who commands, for messages to others.
         """
@@ -234,7 +242,8 @@ class RealArm(gymnasium.Env):
         """Moves for one period.
 
         Args:
-            action: [width] in [-1, 1]; an operator who intervenes decides instead.
+            action: [width] in [-1, 1]; an operator who intervenes decides instead. An operator's
+                "done" ends the episode with success and reward 1, "not done" truncates it.
 
         Returns:
             Observation, reward, terminated, truncated and an info with `success`; `action`, what
@@ -248,7 +257,9 @@ class RealArm(gymnasium.Env):
         if self._over:
             raise RuntimeError(f"{self.identity['id']}: the episode is over; call reset() first")
         asked = self._operator.intervention() if self._operator is not None else None
-        action = np.asarray(action if asked is None else asked, np.float32)
+        action = np.asarray(action, np.float32)
+        if asked is not None:
+            action = np.where(np.isnan(asked), action, asked)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(
                 f"{self.identity['id']}: an action is finite and {self.action_space.shape}, got "
@@ -264,15 +275,17 @@ class RealArm(gymnasium.Env):
         broken = status.lifecycle != Lifecycle.ACTIVE
         if broken:
             self.autonomy.stops += 1
-            self.faults.append(f"{self.identity['id']}: {_why(status, before)}")
+            self.faults.append(f"{self.identity['id']}: {why_broken(status, before)}")
         # what the envelope did not follow is not asked for again at the next step
         self._target = status.sent if status.counts != before.counts else targets[0, : self._joints]
+        said = None if self._operator is None or broken else self._operator.verdict()
         success = not broken and self.scene.success is not None and self.scene.success(status)
-        truncated = broken or self._elapsed >= self.horizon
-        terminated = bool(success and self.options.terminate_on_success)
+        terminated = bool(success and self.options.terminate_on_success) or said is True
+        success = success or said is True
+        truncated = broken or self._elapsed >= self.horizon or (said is False and not terminated)
         self._over = bool(terminated or truncated)
         reward = float(success)
-        if self.scene.reward is not None and not broken:
+        if self.scene.reward is not None and not broken and not said:
             reward = float(self.scene.reward(status))
         info = {
             "success": bool(success),
@@ -317,6 +330,11 @@ class RealArm(gymnasium.Env):
         self.station.wait(max(self._slot - self.station.now(), 0.0))
 
     def _arm(self) -> None:
+        """Arms the robot, as soon as it stands."""
+        waited = 0.0
+        while waited < _REST and np.abs(self.station.observe().state.velocity).max() > STANDING:
+            self.station.wait(self._period)
+            waited += self._period
         self.station.arm(self._owner)
         self._slot = self.station.now()
 
@@ -403,8 +421,8 @@ class RealArm(gymnasium.Env):
         )
 
 
-def _why(status: Status, before: Status) -> str:
-    """Which limits acted in the step that ended an episode."""
+def why_broken(status: Status, before: Status) -> str:
+    """Which limits acted in the step that ended an episode, in words."""
     acted = [str(c) for c, k in status.counts.items() if k > before.counts.get(c, 0)]
     what = "its stop latched" if status.latched else "it stopped and must be armed again"
     return f"{what} ({', '.join(acted) or 'nobody said why'})"

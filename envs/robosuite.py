@@ -111,6 +111,14 @@ class RobosuiteSim(MujocoSimEnv):
         possible = not robosuite_lean.obstacle(self._sim)
         return robosuite_lean.LeanStepping(self._sim) if possible else None
 
+    def step_by(self, stepping: Any) -> None:
+        """Has control steps taken by something else until the next reset.
+
+        Args:
+            stepping: its `step(action)` returns state, reward and the package's `done`.
+        """
+        self._lean = stepping
+
     def _prepare_reset(self) -> None:
         """Puts right what the package's reset does not."""
 

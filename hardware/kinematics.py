@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+Point = tuple[float, float, float]
+
 
 class Chain:
     """An arm's joints from its base to its tool.
@@ -41,6 +43,29 @@ class Chain:
         self._turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
         steps = np.append(np.hypot(a, d)[1:], np.linalg.norm(self._tool))
         self.reach = np.cumsum(steps[::-1])[::-1]
+        self._links = np.column_stack([self._offsets, self._cos, self._sin]).tolist()
+
+    def point(self, joints: Sequence[float]) -> tuple[Point, Point]:
+        """Position in m and direction of the tool, as `tool` has them.
+
+        For one position at a time; for so few numbers Python is several times as fast as numpy.
+        """
+        px = py = pz = 0.0
+        xx, xy, xz, yx, yy, yz, zx, zy, zz = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0  # axes
+        for angle, (a, b, d, cos, sin) in zip(joints, self._links, strict=True):
+            px, py, pz = (
+                px + a * xx + b * yx + d * zx,
+                py + a * xy + b * yy + d * zy,
+                pz + a * xz + b * yz + d * zz,
+            )
+            c, s = math.cos(angle), math.sin(angle)
+            ux, uy, uz = cos * yx + sin * zx, cos * yy + sin * zy, cos * yz + sin * zz
+            zx, zy, zz = cos * zx - sin * yx, cos * zy - sin * yy, cos * zz - sin * yz
+            yx, yy, yz = c * ux - s * xx, c * uy - s * xy, c * uz - s * xz
+            xx, xy, xz = c * xx + s * ux, c * xy + s * uy, c * xz + s * uz
+        a, b, d = self._tool.tolist()
+        position = px + a * xx + b * yx + d * zx, py + a * xy + b * yy + d * zy
+        return (*position, pz + a * xz + b * yz + d * zz), (zx, zy, zz)
 
     def tool(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position and rotation of the tool.

@@ -25,6 +25,7 @@ import numpy as np
 
 from hardware.chunks import Timeline
 from hardware.errors import HardwareError, LinkLost
+from hardware.playout import Metronome
 from hardware.robot import Robot
 from hardware.status import Board, Status
 from hardware.types import Command, Lifecycle, RobotState, Sent, Spec
@@ -92,6 +93,7 @@ class ControlLoop:
         self.state, self.sent = robot.read(), None
         self._lease: str | None = None
         self._sequence = 0
+        self._beat = Metronome(1.0 / robot.spec.command_rate)
 
     def arm(self, owner: str) -> None:
         """Activates the robot for an owner; actions from before are forgotten."""
@@ -122,7 +124,7 @@ class ControlLoop:
         """Reads, then sends what is due now, or lets the watchdog act."""
         self.state, self.sent = self.robot.read(), None
         now = self._clock()
-        due = self.timeline.at(now)
+        due = self.timeline.at(self._beat.tick(now))  # the envelope counts in whole periods
         if self.robot.lifecycle == Lifecycle.ACTIVE:
             if due is None:
                 self.sent = self.robot.tick()

@@ -1,6 +1,7 @@
 """Robots by name or file, and how they are reached: in this process or over a wire.
 
     find("panda_twin")            the MuJoCo twin of a Panda
+    find("robosuite/Lift")        an arm that another package has offered
     find("lab/left_panda.yaml")   an arm of a lab's own, over ROS 2:
 
         name: left_panda
@@ -75,13 +76,18 @@ class Arm:
     fingers: tuple[str, ...] = ()
     switch: str = ""
 
+    @property
+    def has_twin(self) -> bool:
+        """Whether `twin` makes one, which `hardware.serving` can put behind a wire."""
+        return self.name in TWINS
+
     def twin(self, clock: Callable[[], float] = time.monotonic, live: bool = True) -> Any:
         """Makes the simulated robot.
 
         Raises:
             HardwareError: it has none, or MuJoCo is not installed.
         """
-        if self.name not in TWINS:
+        if not self.has_twin:
             raise HardwareError(f"{self.name} has no twin; twins are {', '.join(TWINS)}")
         return panda_twin(
             self.name,
@@ -93,8 +99,21 @@ class Arm:
         )
 
 
+_OFFERED: dict[str, Callable[..., Arm]] = {}
+
+
+def offer(prefix: str, find_one: Callable[..., Arm]) -> None:
+    """Has `find` know robots that another package simulates.
+
+    Args:
+        prefix: of their names, before the first "/".
+        find_one: takes a name and the further arguments of `find`.
+    """
+    _OFFERED[prefix] = find_one
+
+
 def find(
-    robot: str | Path,
+    robot: str | Path | Arm,
     *,
     limits: str | Path | None = None,
     cameras: Sequence[Camera] = (),
@@ -103,7 +122,8 @@ def find(
     """Looks a robot up.
 
     Args:
-        robot: a name of `TWINS`, or a YAML file as above.
+        robot: a name of `TWINS`, one that was offered, or a YAML file as above; an `Arm` is
+            returned as it is.
         limits: instead of the robot's own, see `load_limits`.
         cameras: of a twin; a file names its own.
         changes: fields of `Limits`, over those of a file.
@@ -112,7 +132,12 @@ def find(
         NoSuchRobot: there is none of this name, or its file is wrong.
         LimitsError: its limits are wrong.
     """
+    if isinstance(robot, Arm):
+        return robot
     changes = dict(changes or {})
+    prefix = str(robot).partition("/")[0]
+    if prefix in _OFFERED and not Path(robot).is_file():
+        return _OFFERED[prefix](str(robot), limits=limits, cameras=cameras, changes=changes)
     if robot in TWINS:
         chosen = load_limits(limits or "panda", **changes)
         fingers = ("panda_finger_joint1", "panda_finger_joint2")
@@ -121,10 +146,15 @@ def find(
     path = Path(robot)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise NoSuchRobot(
-            f"no robot {str(robot)!r}; there is {', '.join(TWINS)}, or give a YAML file "
+            f"no robot {str(robot)!r}; there is {', '.join(known())}, or give a YAML file "
             "(hardware/robots.py shows one)"
         )
     return _from_file(path, limits, changes)
+
+
+def known() -> list[str]:
+    """Names that `find` takes."""
+    return [*TWINS, *(f"{prefix}/..." for prefix in _OFFERED)]
 
 
 def _from_file(path: Path, limits: str | Path | None, changes: dict[str, Any]) -> Arm:
@@ -199,7 +229,7 @@ def make_wire(transport: str, address: str = "", *, serve: bool = False) -> Wire
 
 
 def make_robot(
-    robot: str,
+    robot: str | Arm,
     transport: str = "local",
     address: str = "",
     options: Mapping[str, Any] | None = None,
@@ -234,7 +264,7 @@ def connected(arm: Arm, wire: Wire | None) -> Robot:
         wire.subscribe(arm.switch, "std_msgs/msg/Bool", _pressing(deadman), _SWITCH)
     lost = max(_LOST, 2.0 * arm.limits.observation_age)
     limits, rest = arm.limits, _REST
-    if arm.name in TWINS:  # served by `hardware.ros_server`: its envelope needs slack to catch up
+    if arm.has_twin:  # served by `hardware.ros_server`: its envelope needs slack to catch up
         limits, rest = slackened(arm.limits), 0.0
     driver = RosDriver(arm.spec, wire, arm.topics, fingers=arm.fingers, lost=lost, rest=rest)
     return Robot(driver, limits, deadman=deadman)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hardware.kinematics import Point
 from hardware.limits import Limits, Workspace
 from hardware.types import Act, Cause, Command, RobotState
 
@@ -102,23 +103,22 @@ def braking_distance(velocity: float, change: float, period: float) -> float:
     return x * change * period
 
 
-def clearance(
-    position: np.ndarray, approach: np.ndarray, workspace: Workspace
-) -> tuple[np.ndarray, np.ndarray]:
-    """How far tools are inside the workspace; negative outside.
+def clearance(position: Point, approach: Point, workspace: Workspace) -> tuple[float, float]:
+    """How far the tool is inside the workspace; negative outside.
 
     Args:
-        position: m, [..., 3].
-        approach: the directions the tools point in, [..., 3].
+        position: m.
+        approach: the direction the tool points in.
         workspace: box and cone.
 
     Returns:
-        To the nearest face of the box, m [...], and to the edge of the cone, rad [...].
+        To the nearest face of the box, m, and to the edge of the cone, rad.
     """
-    low = position - np.asarray(workspace.lower)
-    high = np.asarray(workspace.upper) - position
-    cosine = np.clip(approach @ np.asarray(workspace.axis), -1.0, 1.0)
-    return np.minimum(low, high).min(-1), workspace.angle - np.arccos(cosine)
+    (x, y, z), (i, j, k) = position, workspace.axis
+    (x0, y0, z0), (x1, y1, z1) = workspace.lower, workspace.upper
+    cosine = approach[0] * i + approach[1] * j + approach[2] * k
+    box = min(x - x0, y - y0, z - z0, x1 - x, y1 - y, z1 - z)
+    return box, workspace.angle - math.acos(max(-1.0, min(cosine, 1.0)))
 
 
 @dataclass(frozen=True)
@@ -271,17 +271,40 @@ class Envelope:
             swept, wound = swept + self._reach[i] * braking, wound + braking
         if before.box > travel and before.cone > turned:
             return replace(motion, box=before.box - travel, cone=before.cone - turned)
-        tool, rotation = self.limits.chain.tool(motion.position)
-        box, cone = clearance(tool, rotation[:, 2], self.limits.workspace)
+        box, cone = self._room(at)
         if box > swept and cone > wound:
-            return replace(motion, box=float(box), cone=float(cone))
-        path = np.concatenate([[before.position], self._braking_path(motion)])
-        tools, rotations = self.limits.chain.tool(path)
-        box, cone = clearance(tools, rotations[..., 2], self.limits.workspace)
-        least = np.minimum(box, cone)
-        if least[1:].min() < 0.0 and not (least[0] < 0.0 and least[-1] > least[0]):
-            return None
-        return replace(motion, box=float(box[1]), cone=float(cone[1]))
+            return replace(motion, box=box, cone=cone)
+        path = [before.position.tolist(), *self._braking_path(motion).tolist()]
+        first, last = min(self._room(path[0])), min(self._room(path[-1]))
+        if (first < 0.0 and last > first) or self._stays(path[1:]):
+            return replace(motion, box=box, cone=cone)
+        return None
+
+    def _room(self, joints: list[float]) -> tuple[float, float]:
+        """`clearance` of the tool at joint positions."""
+        return clearance(*self.limits.chain.point(joints), self.limits.workspace)
+
+    def _stays(self, path: list[list[float]]) -> bool:
+        """Whether the tool is inside at all positions of a path on which no joint turns back.
+
+        Between two of them it moves no further than the joints' ways let it, so that most need not
+        be looked at.
+        """
+        parts = [(0, len(path) - 1, self._room(path[0]), self._room(path[-1]))]
+        if min(*parts[0][2], *parts[0][3]) < 0.0:
+            return False
+        while parts:
+            i, j, begin, end = parts.pop()
+            turns = [abs(a - b) for a, b in zip(path[i], path[j], strict=True)]
+            travel = sum(r * turn for r, turn in zip(self._reach, turns, strict=True))
+            if j - i < 2 or (begin[0] + end[0] > travel and begin[1] + end[1] > sum(turns)):
+                continue
+            middle = (i + j) // 2
+            room = self._room(path[middle])
+            if min(room) < 0.0:
+                return False
+            parts += [(i, middle, begin, room), (middle, j, room, end)]
+        return True
 
     def _braking_path(self, motion: Motion) -> np.ndarray:
         """Positions [k, n] of this step and of the braking steps after it, until rest."""

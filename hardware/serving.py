@@ -11,14 +11,14 @@ from typing import Any
 
 from hardware.errors import HardwareError, LinkLost
 from hardware.robot import Robot
-from hardware.robots import find, make_wire
+from hardware.robots import Arm, find, make_wire
 from hardware.ros_server import RobotServer
 
 START_SECONDS = 60.0  # imports and the first picture
 
 
 def serve(
-    robot: str,
+    robot: str | Arm,
     transport: str,
     address: str,
     stop: threading.Event,
@@ -59,7 +59,7 @@ class TwinProcess:
 
     def __init__(
         self,
-        robot: str,
+        robot: str | Arm,
         transport: str,
         *,
         options: Mapping[str, Any] | None = None,
@@ -75,7 +75,7 @@ class TwinProcess:
         self.process = context.Process(
             target=_serve,
             args=(robot, transport, address, dict(options or {}), far),
-            name=f"twin {robot}",
+            name=f"twin {getattr(robot, 'name', robot)}",
         )
         self.process.start()
         far.close()
@@ -116,7 +116,7 @@ def free_port() -> int:
 
 
 def _serve(
-    robot: str,
+    robot: str | Arm,
     transport: str,
     address: str,
     options: dict[str, Any],

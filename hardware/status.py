@@ -21,6 +21,7 @@ class Status:
     Attributes:
         state: of the robot, with the newest pictures.
         sent: rad, [n], the position sent last.
+        sent_velocity: rad/s, [n], with which it was sent.
         act: what the envelope did to the last command, or None.
         lifecycle: of the robot.
         latched: whether the stop is latched.
@@ -33,6 +34,7 @@ class Status:
 
     state: RobotState
     sent: np.ndarray
+    sent_velocity: np.ndarray
     act: Act | None
     lifecycle: Lifecycle
     latched: bool
@@ -55,6 +57,7 @@ def _status_fields(spec: Spec) -> Fields:
         "wrench": ("f8", (6,)),
         "has_wrench": ("?", ()),
         "sent": ("f8", (n,)),
+        "sent_velocity": ("f8", (n,)),
         "act": ("i8", ()),
         "lifecycle": ("i8", ()),
         "latched": ("?", ()),
@@ -106,6 +109,7 @@ class Board:
             wrench=np.zeros(6) if state.wrench is None else state.wrench,
             has_wrench=state.wrench is not None,
             sent=state.position if sent is None else sent.position,
+            sent_velocity=0.0 if sent is None else sent.velocity,
             act=-1 if sent is None else _ACTS.index(sent.act),
             lifecycle=_STATES.index(robot.lifecycle),
             latched=robot.latch.path.exists(),
@@ -147,6 +151,7 @@ class Board:
         return Status(
             state,
             values["sent"],
+            values["sent_velocity"],
             None if act < 0 else _ACTS[act],
             _STATES[int(values["lifecycle"])],
             bool(values["latched"]),

@@ -1,9 +1,11 @@
 """A Zenoh session that notices when its link is lost, and takes it up again.
 
-Zenoh itself notices a closed connection, and connects again. It does not notice within a second
-that the other side fell silent (a frozen process, a pulled cable): how long it waits is set by the
-other side, 60 s with rmw_zenoh. So each neighbour is asked several times a second for something
-that only it can answer, and when it stays silent the session is opened anew.
+Zenoh itself notices a closed connection, and connects again. But where it does so before the other
+side has noticed, that one forgets what the session had declared, and nothing comes any more. Nor
+does it notice within a second that the other side fell silent (a frozen process, a pulled cable):
+how long it waits is set by the other side, 60 s with rmw_zenoh. So each neighbour is asked several
+times a second for something that only it can answer, and when a connection is closed or there is no
+answer, another session is opened.
 """
 
 import atexit
@@ -84,7 +86,7 @@ class Link:
         self._closed = threading.Event()
         self._heard: dict[str, float] = {}  # neighbour -> when it last answered
         self.renewed = 0
-        self.session = self._open()
+        self.session, self._changes = self._open()
         deadline = time.monotonic() + wait
         while connect and self.alone and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -146,13 +148,15 @@ class Link:
         silent_since = None
         while not self._closed.wait(BEAT):
             try:
+                if self._was_cut() and self._renewable:
+                    self._renew("was cut off")
                 self._ask()
                 if self.up or self.alone:  # if nobody is there, Zenoh itself connects
                     silent_since = None
                     continue
                 silent_since = silent_since or time.monotonic()
                 if self._renewable and time.monotonic() - silent_since > RENEW - PATIENCE:
-                    self._renew()
+                    self._renew("fell silent")
             except (zenoh().ZError, LinkLost) as error:
                 _log.warning("zenoh: %s", error)
 
@@ -171,15 +175,20 @@ class Link:
             if neighbour in alive or neighbour in self._heard
         }
 
+    def _was_cut(self) -> bool:
+        """Whether a connection of the present session was closed since the last look."""
+        changes = list(iter(self._changes.try_recv, None))
+        return any(change.kind == zenoh().SampleKind.DELETE for change in changes)
+
     def _neighbours(self) -> list[str]:
         return [str(transport.zid) for transport in self.session.info.transports()]
 
-    def _renew(self) -> None:
-        """Opens a session beside the silent one, and moves all that is declared to it."""
-        _log.warning("zenoh: %s fell silent, opening the session anew", self._where)
-        fresh = self._open()
+    def _renew(self, why: str) -> None:
+        """Opens a session beside the present one, and moves all that is declared to it."""
+        _log.warning("zenoh: %s %s, opening the session anew", self._where, why)
+        fresh, changes = self._open()
         with self._lock:
-            old, self.session = self.session, fresh
+            old, self.session, self._changes = self.session, fresh, changes
             self.renewed += 1
             take_back = [undo for _, undo in self._declared.values()]
             for key, (make, _) in list(self._declared.items()):
@@ -187,15 +196,18 @@ class Link:
         # Beside, since a dead link may make it wait.
         threading.Thread(target=_discard, args=(old, take_back), daemon=True).start()
 
-    def _open(self) -> Any:
+    def _open(self) -> tuple[Any, Any]:
+        """A session, and what tells of its connections as they are opened and closed."""
         library = zenoh()
         config = library.Config()
         for key, value in self._config.items():
             config.insert_json5(key, json.dumps(value))
         try:
-            return library.open(config)
+            session = library.open(config)
         except library.ZError as error:
             raise LinkLost(f"nobody answers at {self._where}: {error}") from error
+        ring = library.handlers.RingChannel(16)
+        return session, session.info.declare_transport_events_listener(ring)
 
 
 def _discard(session: Any, take_back: list[Undo]) -> None:

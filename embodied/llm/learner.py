@@ -18,6 +18,7 @@ from embodied.objectives.likelihood import masked_mean, nll_loss, token_log_prob
 from embodied.objectives.policy_gradient import exact_kl, kl_estimate
 from policies.lm import LanguageModel
 from policies.sampling import Sampling, generate
+from policies.shared_prompts import logits
 
 
 class LanguageLearner:
@@ -89,8 +90,8 @@ class LanguageLearner:
         """
         inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
         with torch.set_grad_enabled(model is None and torch.is_grad_enabled()):
-            logits = (model or self.model).logits(*inputs, embeddings)
-            return token_log_probs(logits, batch["completion"], self.temperature)
+            found = logits(model or self.model, *inputs, embeddings)
+            return token_log_probs(found, batch["completion"], self.temperature)
 
     @staticmethod
     def tokens(mask: Tensor) -> Tensor:
@@ -131,12 +132,12 @@ class LanguageLearner:
             kind: exact, over all symbols, or an estimate from the drawn ones: k1, k2, k3.
         """
         inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
-        tokens, logits = batch["completion"], self.model.logits(*inputs)
+        tokens, found = batch["completion"], logits(self.model, *inputs)
         with torch.no_grad():
-            ref = reference.logits(*inputs)
-        log_prob = token_log_probs(logits, tokens, self.temperature)
+            ref = logits(reference, *inputs)
+        log_prob = token_log_probs(found, tokens, self.temperature)
         if kind == "exact":
-            return log_prob, exact_kl(logits / self.temperature, ref / self.temperature)
+            return log_prob, exact_kl(found / self.temperature, ref / self.temperature)
         ref_log_prob = token_log_probs(ref, tokens, self.temperature)
         return log_prob, kl_estimate(log_prob, ref_log_prob, kind)
 

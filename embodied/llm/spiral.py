@@ -18,9 +18,13 @@ Deviations:
 2. All turns of a fixed number of games are learnt from, in steps of about `batch_size` turns. The
    authors play until they have as many turns as one step takes and drop what is too much.
    Turns without advantage stay in N: to drop them would change the rate.
-3. A divergence from the first model can be added to the loss (`beta`, off by default): a model of
-   single-token moves soon plays one line over and over, where language models vary.
+3. A divergence from the first model can be added to the loss (`beta`, off by default). A small
+   model that has only ever moved at random does not look at what it is shown: the gradient first
+   finds one move for all positions, and without a divergence that is played every time before the
+   model has learnt to tell positions apart. Then every game goes alike and learning ends.
 4. One table of baselines in the learner, where the authors have one per actor process.
+5. An illegal move costs 1.5 times the most that a match can cost, which is 1 in the authors' games:
+   where chips are the reward, a fixed price of 1.5 would be cheaper than a lost bet of 2.
 """
 
 from __future__ import annotations
@@ -129,7 +133,6 @@ def role_advantages(
         roles: index into the baselines, like `returns`.
         baselines: before the first game.
         decay: alpha.
-        beta: weight of KL(pi, first model), exact and per token; 0, as in the paper, keeps none.
         paper_order: take the advantage after the baseline has moved: alpha times the other.
 
     Returns:

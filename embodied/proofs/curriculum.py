@@ -17,7 +17,7 @@ from embodied.report.files import write_text
 from embodied.report.page import Gate, Section
 
 START = (0.5, -0.5, -1.0, -1.5, -1.5)
-LEVELS, PROBLEMS, GROUP, STEPS, LR = 5, 16, 8, 150, 0.7
+LEVELS, PROBLEMS, GROUP, STEPS, LR = 5, 16, 8, 150, 0.6
 INF = float("inf")
 ARMS = {
     "all levels alike": (INF, "advantage"),

@@ -116,7 +116,7 @@ def _log(arm: str, settings: dict[str, Any], seed: int, processes: int) -> list[
         streams = Streams(seed)
         folder = _base(seed, processes)
         task = TextTask(lm.load(folder), streams, prompts=PROMPTS, score=score, longest=LENGTH)
-        evaluator = TextEvaluator(QUESTIONS, score, Sampling(LENGTH), batch=len(QUESTIONS))
+        evaluator = TextEvaluator(QUESTIONS, score, Sampling(LENGTH))
         return nft.recipe(nft.NFTConfig(**config), task), evaluator
 
     return trained(ROOT / f"{name}-{seed}", {"base": ABOUT, **config}, make, processes)

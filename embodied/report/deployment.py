@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,10 @@ def _curve(
 
 def _video(path: Path, flight: Flight) -> str:
     """Writes a video; returns why not, or an empty text."""
-    frames = _seen(flight) if any(step["pictures"] for step in flight.steps) else _drawn(flight)
+    if any(step["pictures"] for step in flight.steps):
+        frames = _seen(flight)
+    else:
+        frames = _scene(flight) if any("scene" in step for step in flight.steps) else _drawn(flight)
     try:
         write_video(path, frames, flight.meta.get("fps", 10.0))
     except (UserError, ValueError) as error:
@@ -233,6 +237,28 @@ def _seen(flight: Flight) -> Iterator[np.ndarray]:
     camera = next(iter(flight.steps[0]["pictures"]))
     for step in flight.steps[:FRAMES]:
         yield read_compressed_image(step["pictures"][camera])
+
+
+def _scene(flight: Flight) -> Iterator[np.ndarray]:
+    """The simulated scene, drawn as it was at each step.
+
+    Raises:
+        UserError: nothing can be drawn here.
+    """
+    import envs
+    from envs.scene_arm import draw
+
+    options = flight.meta["deployment"]["env_args"]
+    try:
+        with closing(envs.make(flight.meta["robot"], **options)) as env:
+            episode = None
+            for step in flight.steps[:FRAMES]:
+                if step["episode"] != episode:
+                    episode = step["episode"]
+                    env.reset(seed=flight.episodes[episode]["seed"])
+                yield draw(env, step["scene"], SIZE)
+    except envs.EnvsError as error:
+        raise UserError(str(error)) from error
 
 
 def _drawn(flight: Flight) -> Iterator[np.ndarray]:

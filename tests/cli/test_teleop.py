@@ -1,34 +1,16 @@
-"""Teleoperation by keyboard."""
+"""Teleoperation, by keyboard."""
 
-import numpy as np
 import pytest
 
 from embodied import teleop
 from embodied.core.types import UserError
 from embodied.deploy import parse
+from embodied.operators import Keyboard, Person
 
 pytest.importorskip("mcap")
 pytest.importorskip("mujoco")
 
 WIDE = [f"limits.{name}=5.0" for name in ("observation_age", "command_age", "blind", "tracking")]
-
-
-def test_keys_become_tool_deltas_while_they_are_held():
-    typed, now = [""], [0.0]
-    keyboard = teleop.Keyboard(lambda: typed.pop() if typed else "", lambda: now[0], speed=0.5)
-    keyboard.begin()
-    typed.append("wwr")
-    np.testing.assert_array_equal(keyboard.action(), [0.5, 0, 0.5, 0, 0, 0, -1])
-    now[0] = 1.0
-    typed.append("d ")
-    np.testing.assert_array_equal(keyboard.action(), [0, -0.5, 0, 0, 0, 0, 1])
-    now[0] = 2.0
-    assert not keyboard.action()[:6].any() and keyboard.ended is None
-    typed.append("x")
-    keyboard.action()
-    assert keyboard.ended is False
-    keyboard.begin()
-    assert keyboard.ended is None and keyboard.action()[6] == -1.0
 
 
 def test_what_a_person_drives_becomes_a_dataset(tmp_path, monkeypatch):
@@ -40,7 +22,8 @@ def test_what_a_person_drives_becomes_a_dataset(tmp_path, monkeypatch):
         return "\n" if calls[0] % 8 == 0 else "w"
 
     deployment = parse(["task=none", "episodes=2", "horizon=20", *WIDE], policy="keyboard")
-    dataset = teleop.teleoperate(deployment, tmp_path / "demos", teleop.Keyboard(keys))
+    person = Person("keyboard", [Keyboard(keys)], drives=True)
+    dataset = teleop.teleoperate(deployment, tmp_path / "demos", person)
     assert dataset.num_episodes == 2 and dataset.env_id == "real/panda_twin"
     assert dataset.meta["policy"]["name"] == "keyboard"
     columns = dataset.episode(0)

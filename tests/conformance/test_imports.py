@@ -87,7 +87,12 @@ RULES = {
     "embodied/core": (("embodied.core",), ("numpy", "torch", "safetensors"), ("wandb", "rich")),
     "embodied/objectives": (("embodied.objectives",), ("torch",), ()),
     "embodied/data": (("embodied.data", TYPES), ANY, ()),
-    "policies": (("policies", TYPES), ("torch",), ("transformers", "tokenizers", "peft", "vllm")),
+    # numpy's arrays are what numba compiles for
+    "policies": (
+        ("policies", TYPES),
+        ("torch", "numpy"),
+        ("transformers", "tokenizers", "peft", "vllm", "numba"),
+    ),
     "rewards": (("rewards", "policies", TYPES), ANY, ()),
     "hardware": (("hardware", TYPES), ANY, ()),
     # OpenGL comes with mujoco, which renders through it

@@ -112,9 +112,21 @@ def test_an_illegal_move_ends_a_match(game):
     match = game.begin(game.openings(1, np.random.default_rng(0))[0])
     player, _ = match.ask()
     match.take("?")
-    assert match.illegal and match.outcome == ((-1.5, 0.5) if player == 0 else (0.5, -1.5))
+    offender, other = -1.5 * game.stake, 0.5 * game.stake
+    assert match.illegal
+    assert match.outcome == ((offender, other) if player == 0 else (other, offender))
     with pytest.raises(RuntimeError, match="over"):
         match.take("?")
+
+
+@pytest.mark.parametrize("hands, chips", [(1, True), (2, True), (2, False)])
+def test_an_illegal_move_costs_more_than_any_loss(hands, chips):
+    game = Kuhn(hands=hands, chips=chips)
+    lost = [-reward for reward in outcomes(game, game.random, game.random)]
+    assert max(lost) == game.stake
+    match = game.begin(game.all_openings()[0])
+    match.take("?")
+    assert min(match.outcome) < -max(lost)
 
 
 @every_game

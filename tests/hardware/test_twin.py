@@ -58,6 +58,9 @@ def test_the_table_of_the_envelope_is_the_model_of_the_twin(arm):
         twin.data.qpos[twin._q[twin._arm]] = joints
         mujoco.mj_kinematics(twin.model, twin.data)
         position, rotation = limits.chain.tool(joints)
+        point, approach = limits.chain.point(joints.tolist())
+        np.testing.assert_allclose(point, position, atol=1e-12)
+        np.testing.assert_allclose(approach, rotation[:, 2], atol=1e-12)
         np.testing.assert_allclose(position, twin.data.site("tool").xpos, atol=1e-6)
         np.testing.assert_allclose(rotation.ravel(), twin.data.site("tool").xmat, atol=1e-6)
 

@@ -1,5 +1,6 @@
 """SPIRAL: advantages by hand, what a batch's size is, opponents, resuming, and that it learns."""
 
+import copy
 import dataclasses
 from collections import Counter
 
@@ -11,10 +12,11 @@ from embodied.core.checkpoint import digest
 from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
-from embodied.data.games import TicTacToe
+from embodied.data import tiny
+from embodied.data.games import Kuhn, TicTacToe
 from embodied.llm.dialogue import OpponentPool, play
 from embodied.llm.spiral import SPIRAL, SPIRALConfig, recipe, role_advantages
-from embodied.llm.task import TextTask
+from embodied.llm.task import TextTask, padded_ids
 from tests import tiny_language
 
 pytest.importorskip("transformers")
@@ -83,6 +85,57 @@ def test_the_mean_return_as_baseline_leaves_the_gradient_and_takes_variance():
         found[name] = mean, (chances[:, None] * (terms - mean) ** 2).sum()
     torch.testing.assert_close(found["none"][0], found["role"][0])
     assert found["role"][1] < found["none"][1]
+
+
+def test_the_expected_gradient_is_that_of_the_game():
+    """All ways a hand of Kuhn poker can go, illegal moves included, weighted by their chance.
+
+    Each role climbs its own mean reward while the other's chances are held fixed. Constant
+    baselines change nothing.
+    """
+    game = Kuhn()
+    made = tiny_language.task()
+    made.longest = game.response_length
+    learner, baselines = (
+        SPIRAL(dataclasses.replace(SMALL, lr=0.0, clip_norm=1e9), made),
+        (0.3, -0.2),
+    )
+    model, prompts = made.model, game.prompts()
+    ids, mask = padded_ids(model, prompts, left=True)
+    nothing = torch.full((len(prompts), 1), model.pad)
+    logits = model.logits(ids, mask, nothing, torch.ones_like(nothing))[:, 0]
+    log_prob, symbols = logits.double().log_softmax(-1), list(tiny.SYMBOLS)
+    rows, gained = [], logits.new_zeros((), dtype=torch.float64)
+
+    def follow(match, turns):
+        """Every way on from here; a turn is (prompt, token, player)."""
+        nonlocal gained
+        asked = match.ask()
+        if asked is not None:
+            for token, symbol in enumerate(symbols):
+                after = copy.deepcopy(match)
+                after.take(symbol)
+                follow(after, [*turns, (prompts.index(asked[1]), token, asked[0])])
+            return
+        chances = torch.stack([log_prob[at, token] for at, token, _ in turns])
+        chance = chances.sum().exp().detach()
+        for (at, token, player), own in zip(turns, chances, strict=True):
+            gained = gained + chance * match.outcome[player] * own / len(game.all_openings())
+            rows.append((at, token, float(chance) * (match.outcome[player] - baselines[player])))
+
+    for opening in game.all_openings():
+        follow(game.begin(opening), [])
+    at, token, advantage = (torch.tensor(column) for column in zip(*rows, strict=True))
+    batch = {
+        "prompt": ids[at], "prompt_mask": mask[at], "completion": token[:, None],
+        "mask": torch.ones_like(token[:, None]), "advantage": advantage / len(game.all_openings()),
+        "old_log_prob": log_prob.detach().float()[at, token][:, None],
+    }  # fmt: skip
+    learner._step(batch)
+    found = [p.grad * -len(rows) for p in model.network.parameters()]
+    exact = torch.autograd.grad(gained, list(model.network.parameters()))
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 class Turns:

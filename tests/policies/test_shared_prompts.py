@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 import transformers
 
 from embodied.objectives.likelihood import token_log_probs
-from policies import sampling, shared_prompts
+from policies import decode_kernel, sampling, shared_prompts
 from policies.lm import LanguageModel
 from policies.sampling import Sampling, generate
 from tests import tiny_language
@@ -99,3 +99,70 @@ def test_tokens_are_drawn_by_their_probabilities_and_none_that_was_left_out():
     shares = torch.bincount(drawn, minlength=6) / len(probs)
     torch.testing.assert_close(shares, probs[0], atol=0.006, rtol=0)
     assert (shares[[0, 2, 5]] == 0).all()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("longest", [1, 6])
+def test_rows_that_share_a_prompt_are_read_at_once(kind, padded, longest, monkeypatch):
+    """Log-probabilities and gradients are those of one row each."""
+    made, (ids, mask) = model(kind), prompts(padded)
+    made.network.requires_grad_(True)
+    rng = torch.Generator().manual_seed(4)
+    completion = torch.randint(3, 60, (12, longest), generator=rng)
+    kept = torch.arange(longest) < torch.randint(1, longest + 1, (12, 1), generator=rng)
+    rows = (ids.repeat_interleave(4, 0), mask.repeat_interleave(4, 0), completion, kept)
+    found = {}
+    read = made.network.forward
+    sizes = []
+    monkeypatch.setattr(
+        made.network,
+        "forward",
+        lambda *a, **k: (sizes.append(k["input_ids"].numel()), read(*a, **k))[1],
+    )
+    for how in (shared_prompts.logits, LanguageModel.logits):
+        made.network.zero_grad()
+        log_prob = token_log_probs(how(made, *rows), completion)
+        weight = torch.linspace(-1, 1, kept.sum())
+        (log_prob[kept] * weight).sum().backward()
+        gradients = [p.grad.clone() for p in made.network.parameters() if p.grad is not None]
+        found[how] = log_prob.detach()[kept], gradients
+    (ours, ours_gradients), (usual, usual_gradients) = found.values()
+    assert (ours - usual).abs().max() < 1e-5 and usual.std() > 0.1
+    for a, b in zip(ours_gradients, usual_gradients, strict=True):
+        assert (a - b).abs().max() <= 1e-4 * max(1.0, b.abs().max())
+    assert sizes == [3 * (5 + 4 * (longest - 1)), 12 * (5 + longest - 1)]
+
+
+def test_rows_are_read_one_by_one_where_prompts_do_not_repeat_evenly():
+    ids = torch.tensor([[1, 2], [1, 2], [3, 4], [3, 4]])
+    ones = torch.ones_like(ids)
+    assert shared_prompts.repeats(ids, ones) == 2
+    assert shared_prompts.repeats(ids[:3], ones[:3]) == 1
+    assert shared_prompts.repeats(ids[[0, 2, 3, 3]], ones) == 1
+    assert shared_prompts.repeats(ids[[0, 0, 0]], ones[:3]) == 3
+    ones[1, 0] = 0  # the same ids, but one of them is padding
+    assert shared_prompts.repeats(ids, ones) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_compiled_kernel_attends_as_torch_does(threads, monkeypatch):
+    pytest.importorskip("numba")
+    rng = torch.Generator().manual_seed(0)
+    parts = [torch.randn(*s, generator=rng) for s in [(3, 2, 5, 8)] * 2 + [(48, 2, 7, 8)] * 2]
+    query = torch.randn(48, 4, 1, 8, generator=rng)
+    hidden = torch.arange(5) < torch.tensor([[0], [2], [1]])
+    key, value = (shared_prompts.Parts(parts[i], parts[2 + i], 6, hidden) for i in (0, 1))
+    kernel = decode_kernel.available
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            assert kernel(query)
+            ours, _ = shared_prompts.attend(None, query, key, value, scaling=0.4)
+            monkeypatch.setattr(decode_kernel, "available", lambda query: False)
+            usual, _ = shared_prompts.attend(None, query, key, value, scaling=0.4)
+    finally:
+        torch.set_num_threads(before)
+    assert (ours - usual).abs().max() < 1e-5 and usual.std() > 0.1
+    assert not kernel(query) and not kernel(query.double())

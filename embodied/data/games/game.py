@@ -70,6 +70,11 @@ class Game(ABC):
         return dict.fromkeys(moves, 1 / len(moves))
 
     @property
+    def stake(self) -> float:
+        """The most that a match can cost a player."""
+        return 1.0
+
+    @property
     def move_length(self) -> int:
         """Tokens of the longest move."""
         return 1
@@ -128,7 +133,8 @@ class Match:
     Args:
         game: its rules.
         opening: what it begins from.
-        penalty: rewards of who made an illegal move, and of the other.
+        penalty: rewards of who made an illegal move, and of the other, in stakes: what is illegal
+            must not be cheaper than a loss.
         longest: moves at most.
     """
 
@@ -158,7 +164,7 @@ class Match:
         self.movers.append(player)
         if move not in self.game.legal(prompt):
             self.illegal = True
-            mine, other = self.penalty
+            mine, other = (share * self.game.stake for share in self.penalty)
             self.outcome = (mine, other) if player == 0 else (other, mine)
             return
         self.state = self.game.play(self.state, move)

@@ -61,6 +61,11 @@ class Kuhn(Game):
         if not 0 <= self.bluff <= 1 / 3:
             raise ValueError(f"bluff must lie in 0 to 1/3, got {self.bluff}")
 
+    @property
+    def stake(self) -> float:
+        """Ante and bet of every hand, in chips."""
+        return 2.0 * self.hands if self.chips else 1.0
+
     def openings(self, count: int, rng: np.random.Generator) -> list[str]:
         """Deals, all equally likely."""
         drawn = rng.integers(0, len(DEALS), (count, self.hands))
