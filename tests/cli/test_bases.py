@@ -4,23 +4,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from embodied import bases
+from embodied import bases, lessons
+from embodied.core.seeding import Streams
 from embodied.data import tiny
+from embodied.data.tiny import mending
+from embodied.llm.task import TextTask
 from policies import lm
+from tests import tiny_language
 
 pytest.importorskip("transformers")
+ONCE = replace(bases.BASE, updates=1, batch_size=8)
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache, and recipes of one update."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    once = replace(bases.BASE, updates=1, batch_size=8)
-    lessons = [replace(lesson, fit=once) for lesson in bases.LESSONS["edit"]]
-    monkeypatch.setattr(bases, "BASE", once)
-    monkeypatch.setattr(bases, "BASES", {"edit": once})
-    monkeypatch.setattr(bases, "LESSONS", {"edit": lessons})
+    taught = tuple(replace(lesson, fit=ONCE) for lesson in bases.LESSONS["edit"])
+    monkeypatch.setattr(bases, "BASE", ONCE)
+    monkeypatch.setattr(bases, "LESSONS", {"edit": taught})
     return tmp_path / "embodied"
 
 
@@ -28,29 +32,83 @@ def weights(folder):
     return lm.load(folder).network.embed_out.weight
 
 
-def test_a_base_is_made_once(cache, capsys):
-    made = bases.base_model(tiny.Chain())
+@pytest.mark.parametrize("task", [tiny.Chain(), tiny.Edit()])
+def test_a_base_is_made_once(task, cache, capsys):
+    made = bases.base_model(task)
     assert "once" in capsys.readouterr().err and made.parent == cache
-    assert bases.base_model(tiny.Chain()) == made and not capsys.readouterr().err
+    assert bases.base_model(task) == made and not capsys.readouterr().err
     assert [path.name for path in cache.iterdir()] == [made.name]
+    first = weights(made)
+    made.rename(cache / "other")
+    assert (weights(bases.base_model(task)) == first).all()
 
 
-def test_lessons_come_before_the_demonstrations_and_name_the_base(cache, monkeypatch):
+def test_lessons_teach(cache, monkeypatch):
     taught = bases.base_model(tiny.Edit())
-    assert (weights(bases.base_model(tiny.Edit())) == weights(taught)).all()
-    monkeypatch.setattr(bases, "LESSONS", {})
-    plain = bases.base_model(tiny.Edit())
-    assert plain != taught and (weights(plain) != weights(taught)).any()
+    monkeypatch.setitem(bases.LESSONS, "edit", bases.LESSONS["edit"][:-1])
+    fewer = bases.base_model(tiny.Edit())
+    assert fewer != taught and (weights(fewer) != weights(taught)).any()
+
+
+@pytest.mark.parametrize("change", ["task", "fit", "shares", "texts", "policy"])
+def test_a_base_is_named_after_all_that_made_it(change, monkeypatch):
+    def name(task):
+        return bases._made_of("edit", task, bases.LESSONS["edit"], Streams(0))
+
+    before, task = name(tiny.Edit()), tiny.Edit()
+    assert name(task) == before
+    first, *others = bases.LESSONS["edit"]
+    if change == "task":
+        task = tiny.Edit(slip=0.2)
+    elif change == "fit":
+        first = replace(first, fit=ONCE)
+    elif change == "shares":
+        first = replace(first, shares={"proof": 1.0})
+    elif change == "texts":
+        monkeypatch.setitem(mending.LESSONS, "proof", mending.sums)
+    else:
+        monkeypatch.setattr(tiny.Edit, "edits", lambda *_: {"=.": 1.0})
+    monkeypatch.setitem(bases.LESSONS, "edit", (first, *others))
+    assert bases.fingerprint(name(task)) != bases.fingerprint(before)
 
 
 @pytest.mark.parametrize("lesson", bases.LESSONS["edit"])
-def test_a_lesson_is_half_about_the_longest_problems(lesson):
-    few = replace(lesson, fit=replace(lesson.fit, updates=5))
-    task = replace(tiny.Edit(), **lesson.changes)
-    given = bases._given(few, task, np.random.default_rng(0))
-    lengths = [len(example.prompt[2:7].rstrip(tiny.PAD)) for example in given]
-    assert len(given) == 320 and np.mean(np.array(lengths) == 5) == pytest.approx(0.6, abs=0.1)
+def test_a_lesson_has_its_kinds_and_is_half_about_the_longest_problems(lesson):
+    make, rng = lesson.texts(tiny.Edit()), np.random.default_rng(0)
+    seen = [make(rng) for _ in range(600)]
+    longest = np.mean([len(shown.prompt[2:7].rstrip(tiny.PAD)) == 5 for shown in seen])
+    edits = np.mean(["?" in shown.response for shown in seen])
+    wanted = sum(lesson.shares.get(kind, 0) for kind in ("whole", "slight", "glaring"))
+    assert longest == pytest.approx(0.6, abs=0.08) and edits == pytest.approx(wanted, abs=0.08)
     assert sum(lesson.shares.values()) == pytest.approx(1)
+
+
+def test_a_pupil_takes_over_the_chances():
+    """One question, whose answer is 1 or 2: it learns how often, though 2 was never drawn."""
+    shown = mending.Shown("^e3:", "1.", [{"1": 0.7, "2": 0.3}, {".": 1.0}])
+    model, streams = tiny_language.model(), Streams(0)
+    pupil = lessons.Pupil(replace(ONCE, updates=150, lr=0.03), TextTask(model, streams))
+    source = lessons.FreshTexts(lambda rng: shown, model, streams.numpy("texts"))
+    for _ in range(150):
+        loss = pupil.update(source)["loss"]
+    batch = source.next(1)
+    inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
+    ids = model.tokenizer.convert_tokens_to_ids(["1", "2"])
+    with torch.no_grad():
+        learned = model.logits(*inputs)[0, 0].softmax(-1)[ids]
+    assert learned.tolist() == pytest.approx([0.7, 0.3], abs=0.02)
+    assert float(loss) == pytest.approx(0.611 / 2, abs=0.02)  # the entropy, and of the end none
+
+
+def test_texts_without_chances_are_not_learned():
+    shown = mending.Shown("^e3:", "1.", [{}, {".": 1.0}])
+    model, streams = tiny_language.model(), Streams(0)
+    pupil = lessons.Pupil(replace(ONCE, lr=0.0), TextTask(model, streams))
+    source = lessons.FreshTexts(lambda rng: shown, model, streams.numpy("texts"))
+    batch = source.next(1)
+    assert batch["chances"].sum(-1).tolist() == [[0.0, 1.0]]
+    nll = -pupil.log_probs(batch)[0, 1]
+    assert float(pupil.update(source)["loss"]) == pytest.approx(float(nll), abs=1e-5)
 
 
 def test_bases_that_need_no_lessons_keep_their_names(monkeypatch, tmp_path):

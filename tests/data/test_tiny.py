@@ -1,5 +1,6 @@
 """The tiny suite: what is right, what slips, and how often; odds against the specification."""
 
+import itertools
 import re
 
 import numpy as np
@@ -124,6 +125,30 @@ def test_demonstrated_edits_have_these_odds(length):
     assert measured == pytest.approx(task.odds(length), abs=0.025)  # four standard deviations
 
 
+def test_the_odds_of_edits_are_those_of_each_edit():
+    """Enumerated: any attempt at one problem, any edit of it."""
+    task, prompt = tiny.Edit(longest=3), "^e314212:"
+    second = 0.0
+    for steps in itertools.product(range(5), repeat=3):
+        wrong = sum(a != b for a, b in zip(steps, task.sums(prompt), strict=True))
+        odds = task.edits(prompt, attempt := "{}{}{}.".format(*steps))
+        assert sum(odds.values()) == pytest.approx(1) and len(odds) == 16
+        for edit, chance in odds.items():
+            right = task.verify(prompt, task.edited(attempt, edit)).all_steps
+            second += right * chance * 0.85 ** (3 - wrong) * (0.15 / 4) ** wrong
+    assert second == pytest.approx(task.odds(3).second)
+
+
+@pytest.mark.parametrize("slips", ["uniform", "systematic"])
+def test_steps_are_drawn_as_their_odds_say(slips):
+    task, generator = tiny.Edit(slips=slips), rng()
+    odds = task.steps(3, 5, 0.3)
+    seen = [str(task.step(3, 5, 0.3, generator)) for _ in range(4000)]
+    assert sum(odds.values()) == pytest.approx(1) and odds["3"] == 0.7
+    for symbol in "01234":  # four standard deviations
+        assert seen.count(symbol) / 4000 == pytest.approx(odds.get(symbol, 0), abs=0.03)
+
+
 @pytest.mark.parametrize(
     "edit, after",
     [
@@ -152,42 +177,3 @@ def test_edits(edit, after):
 def test_wrong_options(make, options):
     with pytest.raises(ValueError, match=re.escape(str(next(iter(options.values()))))):
         make(**options)
-
-
-def lessons(kind, count=300, **changes):
-    """(prompt, response) of a kind, about five pairs."""
-    task, generator = tiny.Edit(**changes), rng(1)
-    return [task.lesson(kind, prompt, generator) for prompt in task.problems(count, generator, 5)]
-
-
-def test_a_proof_has_the_right_step_after_each_wrong_one():
-    task, wrong = tiny.Edit(), 0
-    for prompt, text in lessons("proof"):
-        right = task.attempt(prompt, rng())
-        assert len(text) == len(right) and text[0].isdecimal()
-        at = 0
-        while at < 5:
-            if text[at] == right[at]:
-                at += 1
-                continue
-            assert text[at] in "01234" and text[at + 1] == right[at]
-            wrong, at = wrong + 1, at + 2
-    assert wrong / 300 == pytest.approx(5 / 3, abs=0.3)  # a wrong step takes the place of the next
-
-
-@pytest.mark.parametrize("kind, digits", [("slight", 5), ("glaring", 10)])
-def test_a_lesson_in_mending_has_one_step_drawn_anew(kind, digits):
-    task, kept, seen = tiny.Edit(), 0, set()
-    for prompt, edit in lessons(kind, 600, keep=0.0, fix=1.0):
-        problem, attempt = prompt[: 2 * task.longest + 3], prompt[2 * task.longest + 3 : -1]
-        right = task.verify(problem, attempt).per_step
-        assert sum(right) == 5 - (edit != "=.") and task.again(problem, attempt) == prompt
-        assert task.verify(problem, task.edited(attempt, edit)).all_steps
-        kept, seen = kept + (edit == "=."), seen | set(attempt[:5])
-    assert kept / 600 == pytest.approx(1 / digits, abs=0.06) and len(seen) == digits
-
-
-def test_the_other_lessons_are_right_answers_and_demonstrations():
-    task = tiny.Edit()
-    assert all(task.verify(*lesson).all_steps for lesson in lessons("sums"))
-    assert all(text[task.response_length] == "?" for _, text in lessons("whole"))

@@ -15,6 +15,7 @@ from embodied.data.tiny.task import (
     Slots,
     Verdict,
     digits,
+    drawn,
     inside,
     parsed,
     written,
@@ -24,7 +25,6 @@ MODULUS = 5
 KEEP = "="
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 EDIT_WIDTH = 3  # letter, digit, end
-EDITS = 4  # of a lesson, each of the same attempt
 
 
 class Odds(NamedTuple):
@@ -87,11 +87,11 @@ class Edit(Slots):
 
     def attempt(self, prompt: str, rng: np.random.Generator, slip: float = 0.0) -> str:
         """Sums and an end; each is wrong with probability `slip`."""
-        return written(self.step(s, MODULUS, slip, rng) for s in self._sums(prompt)) + END
+        return written(self.step(s, MODULUS, slip, rng) for s in self.sums(prompt)) + END
 
     def verify(self, prompt: str, response: str) -> Verdict:
         """Compare an attempt, or what edits made of one, with the truth."""
-        sums = self._sums(prompt)
+        sums = self.sums(prompt)
         steps = parsed(response, len(sums))
         if steps is None:
             return UNPARSABLE
@@ -105,49 +105,23 @@ class Edit(Slots):
 
     def edit(self, prompt: str, attempt: str, rng: np.random.Generator) -> str:
         """An edit of the demonstrations' policy, and an end."""
-        sums, steps = self._sums(prompt), digits(attempt.partition(END)[0])
-        kind = rng.random()
+        return drawn(self.edits(prompt, attempt), rng)
+
+    def edits(self, prompt: str, attempt: str) -> dict[str, float]:
+        """How likely the demonstrations' policy makes each edit, its end included."""
+        sums, steps = self.sums(prompt), digits(attempt.partition(END)[0])
         wrong = [i for i, (a, b) in enumerate(zip(steps, sums, strict=True)) if a != b]
-        if kind < self.keep or (kind < self.keep + self.fix and not wrong):
-            return KEEP + END
-        if kind < self.keep + self.fix:
-            at = int(rng.choice(wrong))
-            return f"{LETTERS[at]}{sums[at]}{END}"
-        return f"{LETTERS[int(rng.integers(len(sums)))]}{int(rng.integers(MODULUS))}{END}"
+        chance = (1 - self.keep - self.fix) / (len(sums) * MODULUS)
+        odds = {KEEP + END: self.keep + (0 if wrong else self.fix)}
+        odds |= {f"{LETTERS[i]}{d}{END}": chance for i in range(len(sums)) for d in range(MODULUS)}
+        for at in wrong:
+            odds[f"{LETTERS[at]}{sums[at]}{END}"] += self.fix / len(wrong)
+        return odds
 
-    def lesson(self, kind: str, prompt: str, rng: np.random.Generator) -> tuple[str, str]:
-        """A prompt and what to answer, of a kind from which mending is learned in steps.
-
-        - `sums`: an attempt without a slip.
-        - `proof`: an attempt whose every second step is wrong, with the right one written after it
-          in the next one's place: so each step is compared with the truth where it stands.
-        - `glaring`: an edit where one step may be any digit, most of which no sum can be.
-        - `slight`: an edit where one step may be any sum.
-        - `whole`: a demonstration.
-        """
-        if kind == "sums":
-            return prompt, self.attempt(prompt, rng)
-        if kind == "proof":
-            return prompt, self._proof(prompt, rng)
-        if kind == "whole":
-            return prompt, self.demonstration(prompt, rng)
-        steps = self._sums(prompt)
-        steps[rng.integers(len(steps))] = int(rng.integers(10 if kind == "glaring" else MODULUS))
-        attempt = written(steps) + END
-        edits = "".join(self.edit(prompt, attempt, rng) for _ in range(EDITS))
-        return self.again(prompt, attempt), edits
-
-    def _proof(self, prompt: str, rng: np.random.Generator) -> str:
-        """See `lesson`."""
-        found, missed = "", False
-        sums = written(self._sums(prompt))
-        for right, symbol in zip(" " + sums, sums + END, strict=True):
-            if missed:
-                found, missed = found + right, False
-                continue
-            missed = symbol != END and rng.random() < 0.5
-            found += str(self.step(int(symbol), MODULUS, 1.0, rng)) if missed else symbol
-        return found
+    def sums(self, prompt: str) -> list[int]:
+        """The right sums."""
+        rows = map(digits, self._rows(inside(prompt)))
+        return [(a + b) % MODULUS for a, b in zip(*rows, strict=True)]
 
     def revised(self, attempt: str, answer: str) -> str:
         """The attempt after an edit."""
@@ -179,7 +153,3 @@ class Edit(Slots):
 
     def _rows(self, text: str) -> tuple[str, str]:
         return text[: self.longest].rstrip(PAD), text[self.longest :].rstrip(PAD)
-
-    def _sums(self, prompt: str) -> list[int]:
-        rows = map(digits, self._rows(inside(prompt)))
-        return [(a + b) % MODULUS for a, b in zip(*rows, strict=True)]
