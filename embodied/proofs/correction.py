@@ -121,7 +121,12 @@ def two_stages(seeds: int, jobs: int) -> list[Section]:
     delta, other = _of(ours, "delta").mean(), _of(plain, "delta").mean()
     first = _of(ours, "accuracy/1").mean() - _of(plain, "accuracy/1").mean()
     highest = max(_of(runs, "accuracy/1").max() for runs in (ours, plain))
+    odds = Edit().odds(PAIRS)
+    shares = [_of(found["base"], m)[0] for m in ("accuracy/1", "accuracy/2", "mended", "spoilt")]
+    off = np.abs(np.array(shares) - odds).max()
     gates = [
+        Gate("base: all four shares within 0.03 of its demonstrations'", f"{off:.3f}",
+             bool(off <= 0.03)),
         Gate("mend rate of SCoRe at least 0.15 above plain, on average", f"{mend.mean():+.3f}",
              bool(mend.mean() >= 0.15)),
         Gate("and above it in every seed", f"{mend.min():+.3f}", bool(mend.min() > 0)),
@@ -133,14 +138,15 @@ def two_stages(seeds: int, jobs: int) -> list[Section]:
         Gate("there was something left to correct: accuracy of first answers below 0.95",
              f"{highest:.3f}", bool(highest < 0.95)),
     ]  # fmt: skip
-    odds = Edit().odds(PAIRS)
     text = (
         f"{PAIRS} sums modulo 5, then `=` or the letter of a position and a digit. 40 batches of "
         "32 prompts with 4 dialogues each (one turn only: 8 answers), learning rate 5e-4, "
         "alpha 10, beta_2 0.3. 2048 problems at temperature 1 (binomial standard deviation at "
-        f"most 0.011); seeds 0 to {seeds - 1}. The base model's demonstrations, by arithmetic: "
+        f"most 0.011); seeds 0 to {seeds - 1}. Mend and spoil rates: of answers that were wrong, "
+        "or right; of all problems, the base model's second turn turned "
+        f"{shares[2]:.3f} right and {shares[3]:.3f} wrong. Its demonstrations, by arithmetic: "
         f"first {odds.first:.3f}, second {odds.second:.3f}, mended {odds.mended:.3f}, spoilt "
-        f"{odds.spoilt:.3f} of all. Mend and spoil rates: of answers that were wrong, or right."
+        f"{odds.spoilt:.3f}."
     )
     columns = ["arm", "first", "second", "gain", "mend rate", "spoil rate"]
     return [Section("EDIT, two turns", text, columns, rows, None, gates)]
