@@ -1,7 +1,7 @@
 """Lessons: a base model fitted to how likely symbols were, rather than to those that were drawn.
 
-With the probabilities at hand, a lesson's gradient has no noise of the draws. That matters where
-they say little, as in EDIT: what tells a right edit from a random one is a fifth of the edits.
+A lesson's gradient then has no noise of the draws, which matters where they say little: what tells
+a right edit of EDIT from a random one is a fifth of the edits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from embodied.core.seeding import Streams
 from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import Batch, Metrics, Source, State
 from embodied.data.tiny import Edit
-from embodied.data.tiny.mending import LESSONS, Shown
+from embodied.data.tiny.shown import Shown, shown
 from embodied.llm.learner import LanguageLearner
 from embodied.llm.schedules import warm_cosine
 from embodied.llm.sft import SFTConfig
@@ -29,29 +29,29 @@ from policies.lm import LanguageModel
 
 @dataclass(frozen=True)
 class Lesson:
-    """What to learn from, and how.
+    """Demonstrations to learn from.
 
     Attributes:
         fit: how long and how fast.
-        shares: of each kind of text.
         changes: to the task, for this lesson.
+        slip: share of the steps shown that are wrong, where that is not what is to be learned.
+        edits: whether edits are shown too.
     """
 
     fit: SFTConfig
-    shares: dict[str, float]
     changes: dict[str, float] = field(default_factory=dict)
+    slip: float | None = None
+    edits: bool = True
 
     def texts(self, task: Edit) -> Callable[[np.random.Generator], Shown]:
-        """What makes its texts; half of their problems are as long as there are."""
+        """What makes its texts."""
         task = replace(task, **self.changes)
-        kinds = [LESSONS[kind] for kind in self.shares]
-        ends = np.cumsum(list(self.shares.values()))
 
         def make(rng: np.random.Generator) -> Shown:
-            length = task.longest if rng.random() < 0.5 else None
-            (prompt,) = task.problems(1, rng, length)
-            kind = kinds[int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))]
-            return kind(task, prompt, rng)
+            (prompt,) = task.problems(1, rng)
+            text = shown(task, prompt, rng, self.slip)
+            end = None if self.edits else task.response_length
+            return Shown(prompt, text.response[:end], text.chances[:end])
 
         return make
 
@@ -121,10 +121,10 @@ class Pupil(LanguageLearner):
         c = self.config
         batch = source.next(c.batch_size)
         check_batch(batch)
-        chances = batch["chances"]  # which sum to 1 at every place that is to be learned
+        chances = batch["chances"]  # which sum to 1 at every place of a text
         inputs = (batch["prompt"], batch["prompt_mask"], batch["completion"], batch["mask"])
         log_probs = self.model.logits(*inputs).log_softmax(-1)
-        loss = -(chances * log_probs).sum() / self.tokens(chances)
+        loss = -(chances * log_probs).sum() / self.tokens(batch["mask"])
         lr = c.lr * warm_cosine(self.updates, c.updates, c.warm_up, c.final_lr)
         norm = self.step(loss, lr)
         return {"loss": loss.detach(), "grad_norm": norm}
