@@ -44,15 +44,19 @@ BASE = sft.SFTConfig(
 BASES = {"add": replace(BASE, updates=2400)}
 """Of tasks that need another recipe than `BASE`."""
 BASE_SEED, BASE_REVISION = 0, 1
+NEXT = replace(BASE, updates=150, batch_size=32, lr=1e-3, warm_up=20, final_lr=1.0)
 LESSONS = {
     "edit": (
         Lesson(replace(BASE, updates=900), {"slip": 0.0}, edits=False),
         Lesson(
-            replace(BASE, updates=1200, batch_size=32, final_lr=0.3),
+            replace(BASE, updates=1000, batch_size=32, final_lr=0.3),
             {"slip": 0.0, "keep": 0.0, "fix": 1.0},
             slip=0.3,
         ),
-        Lesson(replace(BASE, updates=400, lr=1e-3, final_lr=0.05)),
+        Lesson(NEXT, {"slip": 0.02, "keep": 0.03, "fix": 0.9}, slip=0.25),
+        Lesson(NEXT, {"slip": 0.06, "keep": 0.1, "fix": 0.7}, slip=0.2),
+        Lesson(NEXT, {"slip": 0.1, "keep": 0.2, "fix": 0.45}, slip=0.2),
+        Lesson(replace(BASE, updates=300, lr=1e-3, warm_up=0, final_lr=0.05)),
     )
 }
 """Of tasks whose base is taught in lessons; the last one is about their demonstrations."""

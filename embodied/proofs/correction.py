@@ -26,9 +26,8 @@ SCORE = ("method=score", "method.prompts=32", "method.group=4", "method.lr=5e-4"
 HALF = ("method.first_steps=20", "method.steps=20", "method.beta_first=0.3")
 WHOLE = ("method.first_steps=0", "method.steps=40")
 FULL, PLAIN = "SCoRe", "plain two-turn"
-CORRECTORS = {
-    FULL: (*SCORE, *HALF),
-    PLAIN: (*SCORE, *WHOLE, "method.alpha=0"),
+CORRECTORS = {FULL: (*SCORE, *HALF), PLAIN: (*SCORE, *WHOLE, "method.alpha=0")}
+WEAKER_CORRECTORS = {
     "no stage I": (*SCORE, *WHOLE),
     "no bonus": (*SCORE, *HALF, "method.alpha=0"),
     "one turn only": (
@@ -38,8 +37,8 @@ CORRECTORS = {
 }
 
 RISE = ("method=rise", "method.lr=5e-4")
-INTROSPECTIVE = {
-    "RISE": RISE,
+INTROSPECTIVE = {"RISE": RISE}
+LESS_INTROSPECTIVE = {
     "one iteration": (*RISE, "method.iterations=1", "method.updates=200"),
     "successes only": (*RISE, "method.criterion=success"),
     "best of 1": (*RISE, "method.tries=[1,1]"),
@@ -47,11 +46,29 @@ INTROSPECTIVE = {
 }
 
 
+CORRECTION = {
+    "first": "accuracy/1",
+    "second": "accuracy/2",
+    "gain": "delta",
+    "mend rate": "mend_rate",
+    "spoil rate": "spoil_rate",
+}
+TURNS = {
+    "first": "accuracy/1",
+    "second": "accuracy/2",
+    "fifth": "accuracy/5",
+    "vote of turns": "vote_turns",
+    "vote of fresh": "vote_fresh",
+    "any turn": "any_turn",
+}
+
+
 def experiments(method: str) -> dict[str, tuple[Experiment, int]]:
     """Experiments of a method and their seeds."""
     if method == "score":
-        return {"bandit": (bandit, 1), "edit": (two_stages, SEEDS)}
-    return {"edit": (introspection, SEEDS)}
+        parts = {"edit": (two_stages, SEEDS), "ablations": (without_stages, SEEDS)}
+        return {"bandit": (bandit, 1), **parts}
+    return {"edit": (introspection, SEEDS), "ablations": (less_introspection, SEEDS)}
 
 
 def _runs(
@@ -77,6 +94,13 @@ def _runs(
 
 def _of(runs: Sequence[dict[str, float]], metric: str) -> np.ndarray:
     return np.array([metrics[f"eval/{metric}"] for metrics in runs])
+
+
+def _table(found: dict[str, list[dict[str, float]]], columns: dict[str, str]) -> list[list[str]]:
+    return [
+        [arm, *(f"{_of(runs, metric).mean():.3f}" for metric in columns.values())]
+        for arm, runs in found.items()
+    ]
 
 
 def bandit(seeds: int, jobs: int) -> list[Section]:
@@ -112,10 +136,9 @@ def bandit(seeds: int, jobs: int) -> list[Section]:
 
 
 def two_stages(seeds: int, jobs: int) -> list[Section]:
-    """SCoRe against plain reinforcement learning over two turns, and its ablations."""
+    """SCoRe against plain reinforcement learning over two turns."""
     found = _runs({"base": BASE, **CORRECTORS}, TWO, seeds, jobs, "score")
-    metrics = ("accuracy/1", "accuracy/2", "delta", "mend_rate", "spoil_rate")
-    rows = [[arm, *(f"{_of(runs, m).mean():.3f}" for m in metrics)] for arm, runs in found.items()]
+    rows = _table(found, CORRECTION)
     ours, plain = found[FULL], found[PLAIN]
     mend = _of(ours, "mend_rate") - _of(plain, "mend_rate")
     delta, other = _of(ours, "delta").mean(), _of(plain, "delta").mean()
@@ -139,8 +162,8 @@ def two_stages(seeds: int, jobs: int) -> list[Section]:
              f"{highest:.3f}", bool(highest < 0.95)),
     ]  # fmt: skip
     text = (
-        f"{PAIRS} sums modulo 5, then `=` or the letter of a position and a digit. 40 batches of "
-        "32 prompts with 4 dialogues each (one turn only: 8 answers), learning rate 5e-4, "
+        f"{PAIRS} sums modulo 5, then an edit: `=` for a sum that stays, a digit for one. 40 "
+        "batches of 32 prompts with 4 dialogues each, learning rate 5e-4, "
         "alpha 10, beta_2 0.3. 2048 problems at temperature 1 (binomial standard deviation at "
         f"most 0.011); seeds 0 to {seeds - 1}. Mend and spoil rates: of answers that were wrong, "
         "or right; of all problems, the base model's second turn turned "
@@ -148,15 +171,24 @@ def two_stages(seeds: int, jobs: int) -> list[Section]:
         f"first {odds.first:.3f}, second {odds.second:.3f}, mended {odds.mended:.3f}, spoilt "
         f"{odds.spoilt:.3f}."
     )
-    columns = ["arm", "first", "second", "gain", "mend rate", "spoil rate"]
-    return [Section("EDIT, two turns", text, columns, rows, None, gates)]
+    return [Section("EDIT, two turns", text, ["arm", *CORRECTION], rows, None, gates)]
+
+
+def without_stages(seeds: int, jobs: int) -> list[Section]:
+    """SCoRe without one of its parts."""
+    found = _runs({**CORRECTORS, **WEAKER_CORRECTORS}, TWO, seeds, jobs, "score")
+    text = (
+        "As above. Without stage I and plain: 40 batches of stage II; without bonus: alpha 0; one "
+        f"turn only: 40 batches of 32 prompts with 8 answers each. Seeds 0 to {seeds - 1}."
+    )
+    rows = _table(found, CORRECTION)
+    return [Section("EDIT, two turns: ablations", text, ["arm", *CORRECTION], rows)]
 
 
 def introspection(seeds: int, jobs: int) -> list[Section]:
-    """RISE over five turns, against as many fresh answers, and its ablations."""
+    """RISE over five turns, against as many fresh answers."""
     found = _runs({"base": BASE, **INTROSPECTIVE}, FIVE, seeds, jobs, "rise")
-    metrics = ("accuracy/1", "accuracy/2", "accuracy/5", "vote_turns", "vote_fresh", "any_turn")
-    rows = [[arm, *(f"{_of(runs, m).mean():.3f}" for m in metrics)] for arm, runs in found.items()]
+    rows = _table(found, TURNS)
     ours, base = found["RISE"], found["base"]
     first, turns = _of(ours, "accuracy/1").mean(), _of(ours, "vote_turns").mean()
     fresh, before = _of(ours, "vote_fresh").mean(), _of(base, "accuracy/1").mean()
@@ -178,5 +210,15 @@ def introspection(seeds: int, jobs: int) -> list[Section]:
         f"or not; seeds 0 to {seeds - 1}. Perfect edits would reach "
         f"{Edit().ceiling(PAIRS, 4):.4f}."
     )
-    columns = ["arm", "first", "second", "fifth", "vote of turns", "vote of fresh", "any turn"]
-    return [Section("EDIT, five turns", text, columns, rows, None, gates)]
+    return [Section("EDIT, five turns", text, ["arm", *TURNS], rows, None, gates)]
+
+
+def less_introspection(seeds: int, jobs: int) -> list[Section]:
+    """RISE without one of its parts."""
+    found = _runs({**INTROSPECTIVE, **LESS_INTROSPECTIVE}, FIVE, seeds, jobs, "rise")
+    text = (
+        "As above. One iteration has 200 batches; no stop goes on after a success, so that there "
+        f"are examples of keeping what is right. Seeds 0 to {seeds - 1}."
+    )
+    rows = _table(found, TURNS)
+    return [Section("EDIT, five turns: ablations", text, ["arm", *TURNS], rows)]
