@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def weights(folder):
-    return lm.load(folder).network.embed_out.weight
+    return lm.load(folder).network.lm_head.weight
 
 
 @pytest.mark.parametrize("task", [tiny.Chain(), tiny.Edit()])
