@@ -4,9 +4,9 @@ Every step of their demonstrations is wrong with a known probability, so there i
 
 Deviations from the suite's one recipe (700 updates on demonstrations):
 1. ADD gets 2400 updates.
-2. EDIT's base learns sums, then to mend wrong ones, and then, in steps, its demonstrations. These
-   alone teach sums after 2200 updates, and edits at random: what tells a right edit from a random
-   one is a fifth of them. Without the steps between it forgets how to mend.
+2. EDIT's base learns sums, then to mend wrong ones, and then, in steps, its demonstrations. What
+   tells a right edit from a random one is a fifth of them: 2200 updates on demonstrations alone (of
+   edits named by letters) taught edits at random. Without the steps between it forgets to mend.
 3. EDIT's base is fitted to the probabilities that the symbols were drawn with.
 """
 
