@@ -1,36 +1,27 @@
-"""From settings to a language task: the model, its prompts and reward, and fixed questions to ask.
-
-The base model of the tiny suite is made once per machine and kept in the user's cache.
-"""
+"""From settings to a language task: model, prompts and reward, and fixed questions to ask."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embodied.bases import base_model, fingerprint
 from embodied.core.evaluate import Evaluator
 from embodied.core.registry import nearest
 from embodied.core.seeding import Streams
-from embodied.core.trainer import Trainer, TrainerOptions
 from embodied.core.types import UserError
 from embodied.data import tiny
 from embodied.data.games import GAMES, Game
 from embodied.data.io import sha256_file
 from embodied.data.revision import Revision
 from embodied.data.text import Example, Pair, Prompt, Texts, read
-from embodied.llm import sft
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import Score, TextTask
-from embodied.questions import QuestionEvaluator, Reply, short
+from embodied.questions import QuestionEvaluator, Reply
 from embodied.revisions import RevisionEvaluator
 from embodied.settings import RewardSettings, Settings, TrainSettings
 from policies import lm
@@ -39,18 +30,6 @@ from policies.sampling import Engine, Sampling
 TINY = "tiny"
 CORRECTED = ("grpo", "ppo", "self_rewarding_ppo")  # methods that weight another engine's tokens
 PROMPTS = 4096  # of a task that makes its own
-BASE = sft.SFTConfig(
-    updates=700,
-    batch_size=64,
-    lr=3e-3,
-    betas=(0.9, 0.98),
-    weight_decay=0.01,
-    warm_up=50,
-    final_lr=0.1,
-)
-BASES = {"add": replace(BASE, updates=2400), "edit": replace(BASE, updates=2200)}
-"""Of tasks that need another recipe than `BASE`."""
-BASE_SEED, BASE_REVISION = 0, 1
 
 
 class TextEvaluator(QuestionEvaluator):
@@ -218,51 +197,6 @@ def made_texts(task: tiny.Task, count: int, length: int | None, rng: np.random.G
         [Example(*both) for both in zip(prompts, answers, strict=True)],
         [Pair(*three) for three in zip(prompts, answers, slips, strict=True)],
     )
-
-
-def base_model(task: tiny.Task | Game) -> Path:
-    """Folder of the tiny suite's base model, which is trained now if it is not there yet.
-
-    Every step of its demonstrations was wrong with a known probability, so it has room to improve.
-    """
-    name = type(task).__name__.lower()
-    recipe = BASES.get(name, BASE)
-    key = fingerprint([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
-    folder = cache / f"{name}-{key}"
-    if folder.exists():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    print(f"embodied: making the base model of {name} in {folder}, once", file=sys.stderr)
-    streams = Streams(BASE_SEED)
-    model = lm.small(
-        lm.symbol_tokenizer(list(tiny.SYMBOLS), tiny.PAD, tiny.BEGIN, tiny.END),
-        streams.torch("base/init"),
-    )
-    rng = streams.numpy("base/data")
-    prompts = task.problems(recipe.updates * recipe.batch_size, rng)
-    examples = [Example(prompt, task.demonstration(prompt, rng)) for prompt in prompts]
-    scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
-    try:
-        made = TextTask(model, streams, examples=examples, longest=task.response_length)
-        options = TrainerOptions(checkpoint_every=0, tensorboard=False)
-        trainer = Trainer(sft.recipe(recipe, made), scratch / "run", options=options)
-        trainer.run()
-        trainer.close()
-        model.save(scratch / "model")
-        try:
-            os.rename(scratch / "model", folder)
-        except OSError:  # somebody else was quicker
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
-def fingerprint(values: Any) -> str:
-    """First 16 hex digits of the SHA-256 of JSON values."""
-    return short(json.dumps(values, sort_keys=True))
 
 
 def chat(run: str | Path, ask: Callable[[], str], say: Callable[[str], None]) -> None:

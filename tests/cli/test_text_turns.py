@@ -123,7 +123,7 @@ def test_perfect_edits(monkeypatch):
         problem, attempt = prompt[: 2 * task.longest + 3], prompt[2 * task.longest + 3 : -1]
         wrong = [i for i, ok in enumerate(task.verify(problem, attempt).per_step) if not ok]
         right = task.attempt(problem, rng)
-        return f"{'abcde'[wrong[0]]}{right[wrong[0]]}." if wrong else "=."
+        return "".join(right[i] if [i] == wrong[:1] else "=" for i in range(5)) + "."
 
     monkeypatch.setattr(LanguagePolicy, "answer", _speaking(model, script))
     sampling = Sampling(task.response_length)

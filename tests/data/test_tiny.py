@@ -1,5 +1,6 @@
 """The tiny suite: what is right, what slips, and how often; odds against the specification."""
 
+import itertools
 import re
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_demonstrated_edits_have_these_odds(length):
     for prompt in task.problems(6000, generator, length):
         text = task.demonstration(prompt, generator)
         attempt, edit = (part.rstrip(tiny.PAD) for part in text.split("?"))
-        assert re.fullmatch(r"(=|[a-e][0-4])\.", edit)
+        assert re.fullmatch(r"=*[0-4]?=*\.", edit) and len(edit) == length + 1
         first.append(task.verify(prompt, attempt).all_steps)
         second.append(task.verify(prompt, task.edited(attempt, edit)).all_steps)
     first, second = np.array(first), np.array(second)
@@ -124,14 +125,41 @@ def test_demonstrated_edits_have_these_odds(length):
     assert measured == pytest.approx(task.odds(length), abs=0.025)  # four standard deviations
 
 
+def test_the_odds_of_edits_are_those_of_each_edit():
+    """Enumerated: any attempt at one problem, any edit of it."""
+    task, prompt = tiny.Edit(longest=3), "^e314212:"
+    second = 0.0
+    for steps in itertools.product(range(5), repeat=3):
+        wrong = sum(a != b for a, b in zip(steps, task.sums(prompt), strict=True))
+        odds = task.edits(prompt, attempt := "{}{}{}.".format(*steps))
+        assert sum(odds.values()) == pytest.approx(1) and len(odds) == 16
+        for edit, chance in odds.items():
+            right = task.verify(prompt, task.edited(attempt, edit)).all_steps
+            second += right * chance * 0.85 ** (3 - wrong) * (0.15 / 4) ** wrong
+    assert second == pytest.approx(task.odds(3).second)
+
+
+@pytest.mark.parametrize("slips", ["uniform", "systematic"])
+def test_steps_are_drawn_as_their_odds_say(slips):
+    task, generator = tiny.Edit(slips=slips), rng()
+    odds = task.steps(3, 5, 0.3)
+    seen = [str(task.step(3, 5, 0.3, generator)) for _ in range(4000)]
+    assert sum(odds.values()) == pytest.approx(1) and odds["3"] == 0.7
+    for symbol in "01234":  # four standard deviations
+        assert seen.count(symbol) / 4000 == pytest.approx(odds.get(symbol, 0), abs=0.03)
+
+
 @pytest.mark.parametrize(
     "edit, after",
     [
-        ("b4.", "143."),
-        ("=.", "123."),
-        ("d4.", "123."),
-        ("b4", "123."),
-        ("bb.", "123."),
+        ("=4=.", "143."),
+        ("4==.", "423."),
+        ("===.", "123."),
+        ("=44.", "123."),
+        ("==4=.", "123."),
+        ("=4.", "123."),
+        ("=4=", "123."),
+        ("=b=.", "123."),
         ("", "123."),
     ],
 )
@@ -146,7 +174,6 @@ def test_edits(edit, after):
         (tiny.Sort, {"slip": 1.5}),
         (tiny.Add, {"longest": 0}),
         (tiny.Edit, {"keep": 0.9}),
-        (tiny.Edit, {"longest": 30}),
     ],
 )
 def test_wrong_options(make, options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -169,6 +169,22 @@ class Slots(ABC):
             return right
         shift = 1 + int(rng.integers(values - 1)) if self.slips == "uniform" else 1
         return (right + shift) % values
+
+    def steps(self, right: int, values: int, slip: float) -> dict[str, float]:
+        """How likely each such step is, as it is written."""
+        shifts = range(1, values) if self.slips == "uniform" else (1,)
+        wrong = {str((right + shift) % values): slip / len(shifts) for shift in shifts}
+        return {str(right): 1 - slip} | wrong
+
+
+def drawn(odds: Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of some texts, each as often as its probability says."""
+    left = rng.random()
+    for text, chance in odds.items():
+        left -= chance
+        if left < 0:
+            return text
+    return max(odds, key=odds.__getitem__)  # the probabilities' sum fell short of 1 by rounding
 
 
 def inside(prompt: str) -> str:
