@@ -219,13 +219,10 @@ def base_model(task: tiny.Task | Game) -> Path:
 
     Every step of its demonstrations was wrong with a known probability, so it has room to improve.
     """
-    name = type(task).__name__.lower()
-    recipe = BASES.get(name, BASE)
-    key = fingerprint([name, asdict(task), asdict(recipe), BASE_SEED, BASE_REVISION])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
-    folder = cache / f"{name}-{key}"
+    name, recipe, folder = type(task).__name__.lower(), _recipe(task), base_folder(task)
     if folder.exists():
         return folder
+    cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
     print(f"embodied: making the base model of {name} in {folder}, once", file=sys.stderr)
     streams = Streams(BASE_SEED)
@@ -252,6 +249,20 @@ def base_model(task: tiny.Task | Game) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def base_folder(task: tiny.Task | Game) -> Path:
+    """Where the base model of a task lies, or will: named after all that it is made from."""
+    name, rng = type(task).__name__.lower(), Streams(BASE_SEED).numpy("base/data")
+    shown = [(prompt, task.demonstration(prompt, rng)) for prompt in task.problems(64, rng)]
+    recipe = asdict(_recipe(task))
+    key = [name, asdict(task), recipe, BASE_SEED, BASE_REVISION, tiny.SYMBOLS, shown]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
+    return cache / f"{name}-{fingerprint(key)}"
+
+
+def _recipe(task: tiny.Task | Game) -> sft.SFTConfig:
+    return BASES.get(type(task).__name__.lower(), BASE)
 
 
 def fingerprint(values: Any) -> str:
