@@ -55,8 +55,8 @@ BASES = {
 }
 """Of tasks that need another recipe than `BASE`."""
 SHAPES = {"tictactoe": {"layers": 1, "width": 128}}
-"""Of models that need another shape than that of `lm.small`: one layer sees all cells of a board at
-once, and a base of three layers made four times as many illegal moves (1.6 % against 0.4 %)."""
+"""Of models that need another shape than that of `lm.small`: with one layer, where the move is
+drawn sees all cells at once; of the shapes tried that learnt most per game."""
 BASE_SEED, BASE_REVISION = 0, 1
 
 

@@ -105,7 +105,8 @@ def tictactoe(seeds: int, jobs: int) -> list[Section]:
     text = (
         "150 batches of 64 games, learning rate 1e-3, two steps on each batch, and 0.1 times the "
         "divergence from the first model in the loss, which the paper does not have; a base model "
-        "of one layer that knows the legal moves and nothing else. Score: wins and half the draws, at temperature 1, "
+        "of one layer that knows the legal moves and nothing else. "
+        "Score: wins and half the draws, at temperature 1, "
         f"{MATCHES // 4} games per opponent and role (binomial standard deviation at most 0.016); "
         f"seeds 0 to {seeds - 1}. Exactly: random players score 0.648 moving first and 0.352 "
         "moving second; nobody beats a perfect player."
