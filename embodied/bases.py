@@ -7,7 +7,9 @@ Deviations from the suite's one recipe (700 updates on demonstrations):
 2. EDIT's base learns sums, then to mend wrong ones, and then, in steps, its demonstrations. What
    tells a right edit from a random one is a fifth of them: 2200 updates on demonstrations alone (of
    edits named by letters) taught edits at random. Without the steps between it forgets to mend.
-3. EDIT's base is fitted to the probabilities that the symbols were drawn with.
+3. TicTacToe's base has one layer of width 128, in which the place where a move is drawn sees all
+   cells at once, and 1500 updates; it is to know the legal moves.
+4. EDIT's base is fitted to the probabilities that the symbols were drawn with.
 """
 
 from __future__ import annotations
@@ -41,8 +43,10 @@ BASE = sft.SFTConfig(
     warm_up=50,
     final_lr=0.1,
 )
-BASES = {"add": replace(BASE, updates=2400)}
+BASES = {"add": replace(BASE, updates=2400), "tictactoe": replace(BASE, updates=1500)}
 """Of tasks that need another recipe than `BASE`."""
+SHAPES = {"tictactoe": {"layers": 1, "width": 128}}
+"""Of models that need another shape than that of `lm.small`."""
 BASE_SEED, BASE_REVISION = 0, 1
 NEXT = replace(BASE, updates=150, batch_size=32, lr=1e-3, warm_up=20, final_lr=1.0)
 LESSONS = {
@@ -60,22 +64,29 @@ LESSONS = {
     )
 }
 """Of tasks whose base is taught in lessons; the last one is about their demonstrations."""
-SAMPLE = 8  # texts of each lesson that go into the name of what it makes
+SAMPLE = 8  # texts of each lesson, or of the demonstrations, that go into a base's name
+
+
+def base_folder(task: tiny.Task | Game) -> Path:
+    """Where a task's base model lies, or will: named after all that it is made from."""
+    name = type(task).__name__.lower()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
+    return cache / f"{name}-{fingerprint(_made_of(name, task))}"
 
 
 def base_model(task: tiny.Task | Game) -> Path:
     """Folder of a task's base model, which is trained now if it is not there yet."""
-    name, streams = type(task).__name__.lower(), Streams(BASE_SEED)
-    lessons = LESSONS.get(name, ())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embodied"
-    folder = cache / f"{name}-{fingerprint(_made_of(name, task, lessons, streams))}"
+    folder = base_folder(task)
     if folder.exists():
         return folder
+    name, streams, cache = type(task).__name__.lower(), Streams(BASE_SEED), folder.parent
+    lessons = LESSONS.get(name, ())
     cache.mkdir(parents=True, exist_ok=True)
     print(f"embodied: making the base model of {name} in {folder}, once", file=sys.stderr)
     model = lm.small(
         lm.symbol_tokenizer(list(tiny.SYMBOLS), tiny.PAD, tiny.BEGIN, tiny.END),
         streams.torch("base/init"),
+        **SHAPES.get(name, {}),
     )
     scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
     try:
@@ -94,15 +105,16 @@ def base_model(task: tiny.Task | Game) -> Path:
     return folder
 
 
-def _made_of(
-    name: str, task: tiny.Task | Game, lessons: tuple[Lesson, ...], streams: Streams
-) -> list[Any]:
-    """What determines a base model; of lessons also some of their texts, and so what makes them."""
-    if not lessons:
-        return [name, asdict(task), asdict(BASES.get(name, BASE)), BASE_SEED, BASE_REVISION]
-    found: list[Any] = [name, asdict(task), BASE_SEED, BASE_REVISION]
-    for i, lesson in enumerate(lessons):
-        rng, make = streams.numpy(f"lesson/{i}"), lesson.texts(task)
+def _made_of(name: str, task: tiny.Task | Game) -> list[Any]:
+    """What determines a base model: settings, and texts of its lessons or its demonstrations."""
+    found: list[Any] = [name, asdict(task), SHAPES.get(name), tiny.SYMBOLS]
+    found += [BASE_SEED, BASE_REVISION]
+    if name not in LESSONS:
+        rng = Streams(BASE_SEED).numpy("base/data")
+        shown = [(text, task.demonstration(text, rng)) for text in task.problems(SAMPLE, rng)]
+        return [*found, asdict(BASES.get(name, BASE)), shown]
+    for i, lesson in enumerate(LESSONS[name]):
+        rng, make = Streams(BASE_SEED).numpy(f"lesson/{i}"), lesson.texts(task)
         found.append([asdict(lesson), [asdict(make(rng)) for _ in range(SAMPLE)]])
     return found
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from embodied import arena, assemble, evaluation
+from embodied import arena, assemble, bases, evaluation
 from embodied.core.log import read_log
 from embodied.core.types import UserError
-from embodied.data.games import Kuhn, TicTacToe
+from embodied.data.games import Kuhn, TicTacToe, tictactoe
 from embodied.data.tiny import Edit
 from embodied.llm.collector import LanguagePolicy
 from embodied.llm.task import padded_ids
@@ -97,6 +97,14 @@ def test_look_again(method, model, tmp_path):
 def test_mistakes(overrides, message, model, tmp_path):
     with pytest.raises(UserError, match=message):
         train(tmp_path / "run", model, *overrides)
+
+
+def test_a_base_model_is_named_after_what_it_is_shown(monkeypatch):
+    game = TicTacToe()
+    before = bases.base_folder(game)
+    assert before == bases.base_folder(game) != bases.base_folder(TicTacToe(thinking=8))
+    monkeypatch.setattr(tictactoe, "OWN", "jklmnopqr")
+    assert bases.base_folder(game) != before
 
 
 def test_a_perfect_player_in_the_arena(monkeypatch):

@@ -34,6 +34,28 @@ def test_tictactoe_with_perfect_players():
     assert best_response(game, 0, game.exact) == best_response(game, 1, game.exact) == 0
 
 
+def test_each_player_sees_every_mark_of_every_cell_apart():
+    game = TicTacToe()
+    assert game.prompt("_________") == "^to012345678:"
+    assert game.prompt("o___x____") == "^toa123E5678:"
+    assert game.prompt("o___x___o") == "^txA123e567I:"
+    for board in ("o___x____", "o___x___o"):
+        prompt = game.prompt(board)
+        assert game.board(prompt) == board
+        assert game.legal(prompt) == [str(i) for i in range(9) if board[i] == "_"]
+    rng = np.random.default_rng(0)
+    prompts = game.problems(500, rng)
+    symbols = {(i, cell) for prompt in prompts for i, cell in enumerate(prompt[3:-1])}
+    assert len(symbols) == len({cell for _, cell in symbols}) == 27
+
+
+@pytest.mark.parametrize("board, best", [("oo_xx____", "2"), ("o___x___o", "1357")])
+def test_the_exact_player_reads_the_prompt(board, best):
+    """To win at once, and the corner trap: the second player must take an edge."""
+    game = TicTacToe()
+    assert "".join(game.exact(game.prompt(board))) == best
+
+
 @pytest.mark.parametrize("bluff", [0, 1 / 6, 1 / 3])
 def test_kuhn_in_equilibrium(bluff):
     game = Kuhn(bluff=bluff)
