@@ -302,7 +302,7 @@ def _update(arms: dict[str, list[Job]]) -> Section:
         found = update_time(js[0])
         rows.append([arm, f"{found['ms']:.1f}", f"{found['share']:.0%}", *_losses(js)])
     text = (
-        "Profiled on one core with torch's profiler, 60 updates of the table-top's runs; the "
+        "Profiled on one core with torch's profiler, 20 updates of the table-top's runs; the "
         "windows come from the memory-mapped file. Products are the matrix products themselves "
         "(forward and backward), the rest is element-wise work and the optimizer. Beside it what "
         "the updates came to: action losses on 256 windows of the play, with plans of the "

@@ -179,7 +179,7 @@ def principal(points: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ an update
 
 
-def update_time(job: Job, updates: int = 60) -> dict[str, float]:
+def update_time(job: Job, updates: int = 20) -> dict[str, float]:
     """Share of an update's time in matrix products and its length in ms of one core."""
 
     def measure() -> dict[str, float]:
