@@ -26,11 +26,11 @@ class RobotTask:
         streams: named random streams of the run.
         collector: steps the training environments; None for purely offline runs.
         episodes: loads the offline episodes with raw rewards, or None without a dataset.
-        packed: opens the offline data as one memory-mapped file, for windows; None without one.
         fingerprint: identifies the offline data.
         reward: transform applied to data and training environments alike.
         sparse: whether the raw reward is 0 except on success.
         device: where learners and replay live.
+        packed: opens the offline data as one memory-mapped file, for windows; None without one.
     """
 
     observation_shape: tuple[int, ...]
@@ -38,11 +38,11 @@ class RobotTask:
     streams: Streams
     collector: EnvCollector | None = None
     episodes: Callable[[], Episodes] | None = None
-    packed: Callable[[], Packed] | None = None
     fingerprint: str = ""
     reward: RewardTransform = field(default_factory=RewardTransform)
     sparse: bool = True
     device: str | torch.device = "cpu"
+    packed: Callable[[], Packed] | None = None
 
     @property
     def observation_dim(self) -> int:
